@@ -1,0 +1,237 @@
+"""The value types that every layer shares: addresses, subnets, routes, networks, containers.
+
+Addresses are named tuples of integers and not `ipaddress` objects: a pass over ten thousand
+containers hashes and compares hundreds of thousands of them, which tuples do in C.
+"""
+
+import ipaddress
+from typing import NamedTuple
+
+import msgspec
+
+BITS: dict[int, int] = {4: 32, 6: 128}
+PROTOCOL = 0x72
+"""The protocol number on every address, route and rule that runcnet makes (rtnetlink(7))."""
+
+
+class Address(NamedTuple):
+    """One IP address: its version (4 or 6) and its value as an integer."""
+
+    version: int
+    value: int
+
+    def __str__(self) -> str:
+        return str(_ip(self.version, self.value))
+
+
+class Subnet(NamedTuple):
+    """An IP network: `value` is its lowest address, `prefix` its length in bits."""
+
+    version: int
+    value: int
+    prefix: int
+
+    def __str__(self) -> str:
+        return f"{_ip(self.version, self.value)}/{self.prefix}"
+
+    @property
+    def last(self) -> int:
+        """The highest address, as an integer: the broadcast address in IPv4."""
+        return self.value | ((1 << (BITS[self.version] - self.prefix)) - 1)
+
+    def holds(self, address: Address) -> bool:
+        """Whether `address` lies inside."""
+        return self.version == address.version and self.value <= address.value <= self.last
+
+    def overlaps(self, other: "Subnet") -> bool:
+        """Whether the two share an address."""
+        return (
+            self.version == other.version and self.value <= other.last and other.value <= self.last
+        )
+
+
+class InterfaceAddress(NamedTuple):
+    """An address as an interface carries it: with the length of its prefix in bits."""
+
+    version: int
+    value: int
+    prefix: int
+
+    def __str__(self) -> str:
+        return f"{_ip(self.version, self.value)}/{self.prefix}"
+
+    @property
+    def address(self) -> Address:
+        """The address without its prefix."""
+        return Address(self.version, self.value)
+
+    @property
+    def subnet(self) -> Subnet:
+        """The network that this address is in."""
+        host = BITS[self.version] - self.prefix
+        return Subnet(self.version, self.value >> host << host, self.prefix)
+
+
+class Range(NamedTuple):
+    """A run of addresses, both ends included."""
+
+    version: int
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{_ip(self.version, self.first)}-{_ip(self.version, self.last)}"
+
+
+class Place(NamedTuple):
+    """Where in the files something stands; `line` and `column` count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+def _ip(version: int, value: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.IPv4Address(value) if version == 4 else ipaddress.IPv6Address(value)
+
+
+def parse_address(text: str) -> Address:
+    """Read `176.10.0.1` or `2001:db8::1`. Raises ValueError, also for an IPv6 zone."""
+    ip = ipaddress.ip_address(text)
+    if getattr(ip, "scope_id", None):
+        raise ValueError(f"{text!r} has a zone")
+    return Address(ip.version, int(ip))
+
+
+def parse_subnet(text: str) -> Subnet:
+    """Read `176.10.0.0/16`. Raises ValueError, also where host bits are set or the prefix is absent."""
+    if "/" not in text:
+        raise ValueError(f"{text!r} has no prefix length")
+    net = ipaddress.ip_network(text)
+    return Subnet(net.version, int(net.network_address), net.prefixlen)
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """`ip route add TO via VIA`; `to` with prefix 0 is the default route."""
+
+    to: Subnet
+    via: Address
+
+
+class PortForward(msgspec.Struct, frozen=True, kw_only=True):
+    """A published run of ports; `host_ip` None means every address of the host."""
+
+    host_ip: Address | None
+    host_port: int
+    container_port: int
+    count: int = 1
+    protocol: str = "tcp"
+
+    def __str__(self) -> str:
+        def run(first: int) -> str:
+            return str(first) if self.count == 1 else f"{first}-{first + self.count - 1}"
+
+        ip = self.host_ip
+        lead = "" if ip is None else f"[{ip}]:" if ip.version == 6 else f"{ip}:"
+        tail = "" if self.protocol == "tcp" else f"/{self.protocol}"
+        return f"{lead}{run(self.host_port)}:{run(self.container_port)}{tail}"
+
+
+class Dns(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container's resolv.conf and hosts say; `host` copies the host's servers."""
+
+    host: bool = False
+    servers: tuple[Address, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    hosts: tuple[tuple[str, Address], ...] = ()
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True):
+    """A declared network, every default filled in except `mtu` (None: taken from the uplink)."""
+
+    name: str
+    type: str
+    bridge: str
+    external: bool
+    subnets: tuple[Subnet, ...]
+    gateways: tuple[Address, ...]
+    """At most one of each version; none at all for `gateways: none` or an external network that names none."""
+    ranges: tuple[Range, ...]
+    """What may be handed out, at least one for each subnet."""
+    uplinks: tuple[str, ...]
+    """Empty: every link that is no runcnet network."""
+    masquerade: tuple[int, ...]
+    """The IP versions that are translated on the way out."""
+    inbound: str
+    internal: bool
+    isolate_members: bool
+    mtu: int | None
+    routes: tuple[Route, ...]
+    dns: Dns | None
+    place: Place
+
+    def subnet(self, version: int) -> Subnet | None:
+        """The subnet of that IP version, if there is one."""
+        return next((s for s in self.subnets if s.version == version), None)
+
+    def gateway(self, version: int) -> Address | None:
+        """The gateway of that IP version, if there is one."""
+        return next((g for g in self.gateways if g.version == version), None)
+
+
+class Interface(msgspec.Struct, frozen=True, kw_only=True):
+    """One declared interface of a container."""
+
+    network: str
+    name: str
+    addresses: tuple[Address, ...]
+    """Given in the file, in its order."""
+    automatic: tuple[int, ...]
+    """IP versions for which an address is handed out, in ascending order."""
+    mac: bytes | None
+    mtu: int | None
+    host_interface: str | None
+    default_versions: tuple[int, ...]
+    """IP versions whose default route leads through this interface."""
+    place: Place
+
+
+class Container(msgspec.Struct, frozen=True, kw_only=True):
+    """A declared container; a replica is a container like any other."""
+
+    name: str
+    netns: str
+    mode: str
+    """network, none, host or join."""
+    join: str | None
+    interfaces: tuple[Interface, ...]
+    routes: tuple[Route, ...]
+    ports: tuple[PortForward, ...]
+    sysctls: tuple[tuple[str, str], ...]
+    """Names with dots (net.core.somaxconn) and their values, sorted by name."""
+    dns: Dns | None
+    bundle: str | None
+    place: Place
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the files declare together."""
+
+    networks: dict[str, Network]
+    containers: dict[str, Container]
+
+
+class Rejection(msgspec.Struct, frozen=True, kw_only=True):
+    """One error in a file, with its place and, behind brackets in the message, the remedy."""
+
+    place: Place
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        lead = f"{self.place.file}:{self.place.line}:{self.place.column}: "
+        return lead + (f"{self.path}: {self.message}" if self.path else self.message)

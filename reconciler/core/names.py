@@ -1,0 +1,112 @@
+"""Names that are derived: host ends, bridges, MACs, aliases.
+
+They depend only on what is declared and on the machine, never on the version of runcnet: an
+upgrade must plan nothing. Hence the spelled-out formats and the fixed hash.
+"""
+
+import base64
+import hashlib
+import re
+from typing import NamedTuple
+
+from reconciler.core.model import Address
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*\Z")
+INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
+RESERVED_INTERFACES = frozenset({"all", "default", "lo"})
+ALIAS = "runcnet:"
+HOOK = " hook"
+
+
+def _digest(*parts: str) -> bytes:
+    # No part holds a NUL: names cannot, so two lists of parts never hash alike.
+    return hashlib.sha256("\0".join(parts).encode()).digest()
+
+
+def _short(lead: str, *parts: str) -> str:
+    # 13 characters of base32 are 65 bits: a collision among 100,000 names has odds of 1 in 7 * 10^9.
+    return lead + base64.b32encode(_digest(*parts)).decode().lower()[:13]
+
+
+def host_interface(network: str, container: str, interface: str) -> str:
+    """The host's end of a veth pair, 15 bytes."""
+    return _short("rn", "host", network, container, interface)
+
+
+def bridge_name(network: str) -> str:
+    """The bridge of a network: its own name where that is an interface name, else 15 bytes of hash."""
+    if INTERFACE.match(network) and network not in RESERVED_INTERFACES:
+        return network
+    return _short("rb", "bridge", network)
+
+
+def _mac(*parts: str) -> bytes:
+    digest = _digest(*parts)
+    # Bit 1 set: locally administered; bit 0 clear: one station (IEEE 802, section 8.2.2).
+    return bytes([digest[0] & 0xFC | 0x02]) + digest[1:6]
+
+
+def bridge_mac(machine: str, network: str) -> bytes:
+    """The fixed MAC of a network's bridge; `machine` is the text of /etc/machine-id."""
+    return _mac("bridge", machine, network)
+
+
+def member_mac(machine: str, network: str, first: Address) -> bytes:
+    """The MAC of a container's end of a veth pair."""
+    return _mac("member", machine, network, f"{first.version}/{first.value:x}")
+
+
+def host_mac(machine: str, network: str, first: Address) -> bytes:
+    """The MAC of the host's end of a veth pair."""
+    return _mac("port", machine, network, f"{first.version}/{first.value:x}")
+
+
+def link_local(mac: bytes) -> Address:
+    """The IPv6 link-local address of a MAC (RFC 4291, appendix A: modified EUI-64)."""
+    eui = bytes([mac[0] ^ 0x02]) + mac[1:3] + b"\xff\xfe" + mac[3:6]
+    return Address(6, 0xFE80 << 112 | int.from_bytes(eui, "big"))
+
+
+def mac_text(mac: bytes) -> str:
+    """`02:42:0a:58:00:65`."""
+    return mac.hex(":")
+
+
+class EndpointAlias(NamedTuple):
+    """What the alias of a host end says."""
+
+    network: str
+    container: str
+    interface: str
+    hook: bool
+
+
+def network_alias(network: str) -> str:
+    """The mark on a bridge."""
+    return ALIAS + network
+
+
+def container_alias(container: str) -> str:
+    """The mark on `lo` inside a container's namespace."""
+    return ALIAS + container
+
+
+def endpoint_alias(network: str, container: str, interface: str, *, hook: bool = False) -> str:
+    """The mark on the host's end of a veth pair; at most 222 of the kernel's 255 bytes."""
+    return f"{ALIAS}{network}/{container}/{interface}{HOOK if hook else ''}"
+
+
+def parse_alias(alias: str) -> EndpointAlias | str | None:
+    """An endpoint's mark, the one name of a bridge or `lo`, or None where it is nobody of ours."""
+    if not alias.startswith(ALIAS):
+        return None
+    body = alias[len(ALIAS) :]
+    hook = body.endswith(HOOK)
+    parts = body.removesuffix(HOOK).split("/")
+    if not all(NAME.match(part) or INTERFACE.match(part) for part in parts):
+        return None
+    if len(parts) == 1 and not hook:
+        return parts[0]
+    if len(parts) == 3:
+        return EndpointAlias(parts[0], parts[1], parts[2], hook)
+    return None

@@ -1,0 +1,1 @@
+"""Effects: one outside thing a file, each the only importer of its library."""
