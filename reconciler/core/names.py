@@ -61,6 +61,11 @@ def host_mac(machine: str, network: str, first: Address) -> bytes:
     return _mac("port", machine, network, f"{first.version}/{first.value:x}")
 
 
+def bare_mac(machine: str, network: str, container: str, interface: str, *, host: bool) -> bytes:
+    """The MAC of either end of a veth pair that carries no address at all."""
+    return _mac("bare", machine, network, container, interface, "host" if host else "member")
+
+
 def link_local(mac: bytes) -> Address:
     """The IPv6 link-local address of a MAC (RFC 4291, appendix A: modified EUI-64)."""
     eui = bytes([mac[0] ^ 0x02]) + mac[1:3] + b"\xff\xfe" + mac[3:6]

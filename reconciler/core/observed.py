@@ -1,0 +1,232 @@
+"""What a dump showed, sorted: the one place that says what is ours and what is foreign.
+
+Two witnesses speak for an object: the record in the run dir (what runcnet wrote down before it made
+the object) and the mark on the object itself. The mark alone counts only where the record is lost,
+for a container with CAP_NET_ADMIN can forge marks on links.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from enum import Enum
+
+import msgspec
+
+from reconciler.core.names import EndpointAlias, parse_alias
+from reconciler.core.rows import Link, Space
+
+INTENT = 0
+"""The record's cookie or ifindex of what was about to be made when it was written."""
+
+
+class FileState(Enum):
+    """What lies at a path of the netns dir."""
+
+    PLACEHOLDER = "placeholder"
+    """An empty file of mode 000: a mount point left by a crash, used by the next pass."""
+    NAMESPACE = "namespace"
+    FOREIGN = "foreign"
+
+
+class Witness(msgspec.Struct, frozen=True, kw_only=True):
+    """The record of the run dir, read once."""
+
+    present: bool
+    spaces: Mapping[str, int]
+    """Container → cookie of its namespace."""
+    ends: Mapping[int, tuple[str, str, str]]
+    """Ifindex of a host end → network, container, interface."""
+    bridges: Mapping[str, int]
+    """Network → ifindex of its bridge."""
+
+
+class SeenEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """A host end of ours and, where the namespace could be read, its inner end."""
+
+    network: str
+    name: str
+    """The inner interface's name as the mark or the record says."""
+    host: Link
+    inner: Link | None
+
+
+class SeenContainer(msgspec.Struct, frozen=True, kw_only=True):
+    """A container of ours. `netns` is its file, empty where its path was unmounted."""
+
+    name: str
+    netns: str
+    space: Space | None
+    source: str
+    """Where its namespace can be entered: its path, or `/proc/PID/ns/net`; empty: nowhere."""
+    ends: tuple[SeenEnd, ...]
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    """The kernel's state, sorted by owner."""
+
+    host: Space
+    netns_dir: str
+    files: dict[str, FileState]
+    spaces: dict[str, Space]
+    """Every namespace of the netns dir, by its file."""
+    containers: dict[str, SeenContainer]
+    bridges: dict[str, Link]
+    """Network → its bridge, ours only."""
+    doubles: dict[str, str]
+    """Object → what is wrong: two links that carry the same mark."""
+    sysctls: dict[str, str | None]
+    """The host's own, by the name that was asked for."""
+
+
+def marked_container(space: Space) -> str | None:
+    """The container that a namespace says it is, by the alias of its `lo`."""
+    alias = next((link.alias for link in space.links if link.index == 1), "")
+    mark = parse_alias(alias) if alias else None
+    return mark if isinstance(mark, str) else None
+
+
+def _owner_by_mark(space: Space, witness: Witness) -> str | None:
+    name = marked_container(space)
+    if name is None or (witness.present and witness.spaces.get(name) != INTENT):
+        return None
+    return name
+
+
+def observe_owned(
+    *,
+    host: Space,
+    netns_dir: str,
+    files: Mapping[str, FileState],
+    spaces: Mapping[str, Space],
+    living: Mapping[str, Space],
+    witness: Witness,
+    sysctls: Mapping[str, str | None],
+) -> Observed:
+    """Sort a dump by owner.
+
+    `spaces` are the namespaces of the netns dir by file, `living` those of processes by
+    `/proc/PID/ns/net`, looked at only where a path may be missing.
+    """
+    by_cookie = {cookie: name for name, cookie in witness.spaces.items() if cookie}
+    found: dict[str, tuple[str, str, Space]] = {}
+    for file in sorted(spaces):
+        space = spaces[file]
+        if space.error:
+            continue
+        name = by_cookie.get(space.cookie) or _owner_by_mark(space, witness)
+        # A namespace bound twice is one container: the path named like it counts.
+        if name is not None and (name not in found or file == name):
+            found[name] = (file, f"{netns_dir}/{file}", space)
+    ends, doubles = _ends(host, witness, found)
+    bound = {space.cookie for _, _, space in found.values()}
+    for source in sorted(living):
+        space = living[source]
+        if space.error or space.cookie in bound or space.cookie == host.cookie:
+            continue
+        name = by_cookie.get(space.cookie)
+        if name is None and not witness.present:
+            name = marked_container(space)
+            if name is not None and not _paired(space, ends.get(name, [])):
+                name = None
+        if name is not None and name not in found:
+            found[name] = ("", source, space)
+            bound.add(space.cookie)
+    containers = {}
+    for name in sorted({*found, *ends}):
+        file, source, seen = found.get(name, ("", "", None))
+        containers[name] = SeenContainer(
+            name=name,
+            netns=file,
+            space=seen,
+            source=source,
+            ends=tuple(_with_inner(mark, link, seen) for mark, link in ends.get(name, [])),
+        )
+    bridges, twice = _bridges(host, witness)
+    return Observed(
+        host=host,
+        netns_dir=netns_dir,
+        files=dict(files),
+        spaces=dict(spaces),
+        containers=containers,
+        bridges=bridges,
+        doubles={**doubles, **twice},
+        sysctls=dict(sysctls),
+    )
+
+
+_Ends = dict[str, list[tuple[EndpointAlias, Link]]]
+
+
+def _ends(
+    host: Space, witness: Witness, found: Mapping[str, tuple[str, str, Space]]
+) -> tuple[_Ends, dict[str, str]]:
+    ends: _Ends = {}
+    marks: Counter[EndpointAlias] = Counter()
+    for link in host.links:
+        if link.kind != "veth":
+            continue
+        mark = parse_alias(link.alias) if link.alias else None
+        noted = witness.ends.get(link.index)
+        if noted is not None:
+            wanted = EndpointAlias(*noted, False)
+            # An ifindex can come again: the mark or the pairing must bear the record out.
+            pair = found.get(wanted.container)
+            if mark != wanted and not (pair and _inner(link, pair[2])):
+                continue
+            mark = wanted
+        elif witness.present:
+            continue
+        if isinstance(mark, EndpointAlias) and not mark.hook:
+            ends.setdefault(mark.container, []).append((mark, link))
+            marks[mark] += 1
+    doubles = {
+        f"container/{mark.container}": f"{times} links carry the mark of its {mark.interface} in "
+        f"{mark.network} (delete the false one, or its alias)"
+        for mark, times in marks.items()
+        if times > 1
+    }
+    return ends, doubles
+
+
+def _bridges(host: Space, witness: Witness) -> tuple[dict[str, Link], dict[str, str]]:
+    by_index = {index: name for name, index in witness.bridges.items() if index}
+    bridges: dict[str, Link] = {}
+    doubles = {}
+    for link in host.links:
+        if link.kind != "bridge":
+            continue
+        name = by_index.get(link.index)
+        if name is None and link.alias:
+            mark = parse_alias(link.alias)
+            if isinstance(mark, str) and (
+                not witness.present or witness.bridges.get(mark) == INTENT
+            ):
+                name = mark
+        if name is None:
+            continue
+        if name in bridges:
+            doubles[f"network/{name}"] = (
+                f"{bridges[name].name} and {link.name} both carry its mark "
+                "(delete the false one, or its alias)"
+            )
+            continue
+        bridges[name] = link
+    return bridges, doubles
+
+
+def _inner(host: Link, space: Space | None) -> Link | None:
+    if space is None:
+        return None
+    for link in space.links:
+        if link.kind == "veth" and link.peer == host.index and link.index == host.peer:
+            return link
+    return None
+
+
+def _paired(space: Space, ends: list[tuple[EndpointAlias, Link]]) -> bool:
+    return not ends or any(_inner(link, space) for _, link in ends)
+
+
+def _with_inner(mark: EndpointAlias, link: Link, space: Space | None) -> SeenEnd:
+    return SeenEnd(
+        network=mark.network, name=mark.interface, host=link, inner=_inner(link, space)
+    )

@@ -1,0 +1,420 @@
+"""Operations: one frozen type for each kind of change. The dry run prints what apply carries out.
+
+`object` is what a report calls the thing changed, `describe()` the line for people, `commands()`
+the same change as `ip(8)` and `sysctl(8)` lines.
+"""
+
+import shlex
+
+import msgspec
+
+from reconciler.core.desired import Bridge, DesiredRoute, DesiredRule, Endpoint, Member
+from reconciler.core.model import Address, InterfaceAddress
+from reconciler.core.names import container_alias, mac_text, network_alias
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """A change to one object. `netns` is a file of the netns dir; empty: the host itself."""
+
+    object: str
+    netns: str = ""
+    interrupts: bool = False
+    """Whether it cuts the traffic of a running container for a moment or for good."""
+
+    @property
+    def action(self) -> str:
+        """create, update or remove: what becomes of the object."""
+        return "update"
+
+    def describe(self) -> str:
+        """The change in one line, without the object's name."""
+        raise AssertionError(f"{type(self).__name__} does not describe itself")
+
+    def commands(self) -> list[str]:
+        """The same change by hand."""
+        return []
+
+    def _ip(self, *words: object) -> str:
+        lead = ["ip", "-n", self.netns] if self.netns else ["ip"]
+        return shlex.join([*lead, *(str(w) for w in words)])
+
+    def _sysctl(self, name: str, value: str) -> str:
+        lead = ["ip", "netns", "exec", self.netns] if self.netns else []
+        return shlex.join([*lead, "sysctl", "-qw", f"{name}={value}"])
+
+
+class MakeBridge(Operation, frozen=True, kw_only=True):
+    """A network's bridge, with all that it carries."""
+
+    bridge: Bridge
+
+    @property
+    def action(self) -> str:  # noqa: D102
+        return "create"
+
+    def describe(self) -> str:  # noqa: D102
+        carried = " ".join(str(a) for a in self.bridge.addresses) or "no address"
+        return f"bridge {self.bridge.name}  {carried} mtu {self.bridge.mtu}"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        name = self.bridge.name
+        mac = mac_text(self.bridge.mac)
+        return [
+            self._ip("link", "add", name, "address", mac, "type", "bridge"),
+            self._ip("link", "set", name, "addrgenmode", "none"),
+            self._ip("link", "set", name, "alias", network_alias(self.bridge.network)),
+            # A bridge keeps its MTU only once it was changed: first another value.
+            self._ip("link", "set", name, "mtu", other_mtu(self.bridge.mtu)),
+            self._ip("link", "set", name, "mtu", self.bridge.mtu),
+            self._ip("link", "set", name, "up"),
+            *(_address(self, name, a, "add") for a in self.bridge.addresses),
+        ]
+
+
+class RemoveBridge(Operation, frozen=True, kw_only=True):
+    """A network's bridge goes."""
+
+    link: str
+    index: int
+
+    @property
+    def action(self) -> str:  # noqa: D102
+        return "remove"
+
+    def describe(self) -> str:  # noqa: D102
+        return f"bridge {self.link}"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        return [self._ip("link", "del", self.link)]
+
+
+class MakeContainer(Operation, frozen=True, kw_only=True):
+    """A whole container: its namespace appears at its path complete or not at all."""
+
+    member: Member
+
+    @property
+    def action(self) -> str:  # noqa: D102
+        return "create"
+
+    def describe(self) -> str:  # noqa: D102
+        if not self.member.endpoints:
+            return "lo only"
+        return ", ".join(_carried(e) for e in self.member.endpoints)
+
+    def commands(self) -> list[str]:  # noqa: D102
+        member = self.member
+        lines = [shlex.join(["ip", "netns", "add", member.netns])]
+        lines.append(self._ip("link", "set", "lo", "alias", container_alias(member.name)))
+        lines.append(self._ip("link", "set", "lo", "up"))
+        for endpoint in member.endpoints:
+            lines += _endpoint_commands(self, endpoint)
+        lines += [self._ip(*route_words("add", r)) for r in member.routes]
+        lines += [self._ip(*rule_words("add", r)) for r in member.rules]
+        lines += [self._sysctl(name, value) for name, value in member.sysctls]
+        return lines
+
+
+class RemoveContainer(Operation, frozen=True, kw_only=True):
+    """A container goes: its path is unmounted, the kernel reaps the rest in its own batches."""
+
+    name: str
+    path: str
+    """Its file in the netns dir; empty where only host ends are left."""
+    ends: tuple[int, ...]
+    """Host ends that are taken away by hand, for a process may keep the namespace alive."""
+
+    @property
+    def action(self) -> str:  # noqa: D102
+        return "remove"
+
+    def describe(self) -> str:  # noqa: D102
+        return f"namespace {self.path or '(already gone)'}"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        return [shlex.join(["ip", "netns", "del", self.netns])] if self.netns else []
+
+
+class Rebind(Operation, frozen=True, kw_only=True):
+    """The living namespace of a running container is bound to its path again."""
+
+    source: str
+    """`/proc/PID/ns/net` of a process inside."""
+    path: str
+
+    def describe(self) -> str:  # noqa: D102
+        return f"bind {self.path} again to the namespace of {self.source}"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        pid = self.source.split("/")[2]
+        return [shlex.join(["ip", "netns", "attach", self.netns, pid])]
+
+
+class MakeEndpoint(Operation, frozen=True, kw_only=True):
+    """A veth pair of a container that stands."""
+
+    endpoint: Endpoint
+
+    def describe(self) -> str:  # noqa: D102
+        return f"add {_carried(self.endpoint)}"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        return _endpoint_commands(self, self.endpoint)
+
+
+class RemoveEndpoint(Operation, frozen=True, kw_only=True):
+    """A veth pair that is no longer declared."""
+
+    link: str
+    index: int
+    label: str
+
+    def describe(self) -> str:  # noqa: D102
+        return f"take away {self.label} (host end {self.link})"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        return [shlex.join(["ip", "link", "del", self.link])]
+
+
+class SetLink(Operation, frozen=True, kw_only=True):
+    """What differs on a link is set. `host` links are addressed on the host, all else in `netns`."""
+
+    link: str
+    index: int
+    host: bool = False
+    name: str | None = None
+    mac: bytes | None = None
+    mtu: int | None = None
+    master: str | None = None
+    up: bool | None = None
+    alias: str | None = None
+    gen_mode_none: bool = False
+    isolated: bool | None = None
+
+    def words(self) -> list[list[object]]:
+        """The words of one `ip link set` after another."""
+        words: list[list[object]] = []
+        if self.name is not None:
+            words += [["down"], ["name", self.name], ["up"]]
+        if self.gen_mode_none:
+            words.append(["addrgenmode", "none"])
+        if self.mac is not None:
+            words.append(["address", mac_text(self.mac)])
+        if self.mtu is not None:
+            words.append(["mtu", self.mtu])
+        if self.master is not None:
+            words.append(["master", self.master])
+        if self.isolated is not None:
+            state = "on" if self.isolated else "off"
+            words.append(["type", "bridge_slave", "isolated", state])
+        if self.alias is not None:
+            words.append(["alias", self.alias])
+        if self.up:
+            words.append(["up"])
+        return words
+
+    def describe(self) -> str:  # noqa: D102
+        plain = (" ".join(str(w) for w in words) for words in self.words())
+        if self.name is not None:
+            return f"rename {self.link} to {self.name}"
+        return f"set {self.link} {', '.join(plain)}"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        lines = []
+        link = self.link
+        lead = ["ip", "-n", self.netns] if self.netns and not self.host else ["ip"]
+        for words in self.words():
+            lines.append(shlex.join([*lead, "link", "set", link, *(str(w) for w in words)]))
+            link = self.name if self.name is not None and words[0] == "name" else link
+        return lines
+
+
+class AddAddress(Operation, frozen=True, kw_only=True):
+    """An address that is missing."""
+
+    link: str
+    address: InterfaceAddress
+
+    def describe(self) -> str:  # noqa: D102
+        return f"add {self.address} to {self.link}"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        return [_address(self, self.link, self.address, "add")]
+
+
+class RemoveAddress(Operation, frozen=True, kw_only=True):
+    """An address of ours that is no longer declared."""
+
+    link: str
+    address: InterfaceAddress
+
+    def describe(self) -> str:  # noqa: D102
+        return f"remove {self.address} from {self.link}"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        return [self._ip("address", "del", self.address, "dev", self.link)]
+
+
+class AddRoute(Operation, frozen=True, kw_only=True):
+    """A route that is missing."""
+
+    route: DesiredRoute
+
+    def describe(self) -> str:  # noqa: D102
+        return f"add route {self.route}"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        return [self._ip(*route_words("add", self.route))]
+
+
+class RemoveRoute(Operation, frozen=True, kw_only=True):
+    """A route of ours that is no longer declared."""
+
+    route: DesiredRoute
+
+    def describe(self) -> str:  # noqa: D102
+        return f"remove route {self.route}"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        return [self._ip(*route_words("del", self.route))]
+
+
+class AddRule(Operation, frozen=True, kw_only=True):
+    """A source rule that is missing."""
+
+    rule: DesiredRule
+
+    def describe(self) -> str:  # noqa: D102
+        return f"add rule {self.rule}"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        return [self._ip(*rule_words("add", self.rule))]
+
+
+class RemoveRule(Operation, frozen=True, kw_only=True):
+    """A source rule of ours that is no longer declared."""
+
+    rule: DesiredRule
+
+    def describe(self) -> str:  # noqa: D102
+        return f"remove rule {self.rule}"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        return [self._ip(*rule_words("del", self.rule))]
+
+
+class SetSysctl(Operation, frozen=True, kw_only=True):
+    """A sysctl that differs; slashes part the name where an interface's name holds dots."""
+
+    name: str
+    value: str
+
+    def describe(self) -> str:  # noqa: D102
+        return f"set {self.name} to {self.value}"
+
+    def commands(self) -> list[str]:  # noqa: D102
+        return [self._sysctl(self.name, self.value)]
+
+
+class ReplaceFirewall(Operation, frozen=True, kw_only=True):
+    """Chains that differ are replaced whole, in one commit a table."""
+
+    differences: tuple[str, ...]
+    lines: tuple[str, ...] = ()
+
+    def describe(self) -> str:  # noqa: D102
+        return "; ".join(self.differences)
+
+    def commands(self) -> list[str]:  # noqa: D102
+        return list(self.lines)
+
+
+class WireBundle(Operation, frozen=True, kw_only=True):
+    """A bundle's config.json is pointed at the container's namespace."""
+
+    bundle: str
+
+    def describe(self) -> str:  # noqa: D102
+        return f"wire {self.bundle}/config.json"
+
+
+class WriteDns(Operation, frozen=True, kw_only=True):
+    """A container's resolv.conf and hosts are written."""
+
+    files: tuple[str, ...]
+
+    def describe(self) -> str:  # noqa: D102
+        return f"write {' and '.join(self.files)}"
+
+
+class MoveLease(Operation, frozen=True, kw_only=True):
+    """A kept address gives way; the address itself changes by other operations."""
+
+    old: Address
+    new: Address
+    reason: str
+
+    def describe(self) -> str:  # noqa: D102
+        return f"lease {self.old} becomes {self.new}: {self.reason}"
+
+
+def other_mtu(mtu: int) -> int:
+    """Any MTU but this one, as small in effect as can be."""
+    return mtu - 1 if mtu > 1280 else mtu + 1
+
+
+def route_words(verb: str, route: DesiredRoute) -> list[object]:
+    """The words of `ip route add` for a route of ours."""
+    words: list[object] = ["route", verb, "default" if route.to.prefix == 0 else route.to]
+    if route.to.version == 6:
+        words.insert(0, "-6")
+    if route.via is not None:
+        words += ["via", route.via]
+    return [*words, "dev", route.link, "table", route.table, "proto", "0x72"]
+
+
+def rule_words(verb: str, rule: DesiredRule) -> list[object]:
+    """The words of `ip rule add` for a rule of ours."""
+    words: list[object] = ["-6"] if rule.source.version == 6 else []
+    words += ["rule", verb, "from", rule.source, "lookup", rule.table]
+    return [*words, "priority", rule.priority, "protocol", "0x72"]
+
+
+def _address(op: Operation, link: str, address: InterfaceAddress, verb: str) -> str:
+    words: list[object] = ["address", verb, address]
+    if address.version == 6:
+        words.append("nodad")
+    elif address.prefix < 31:
+        words += ["brd", "+"]
+    return op._ip(*words, "dev", link, "proto", "0x72")
+
+
+def _carried(endpoint: Endpoint) -> str:
+    shown = [str(a) for a in endpoint.addresses if not (a.version == 6 and a.value >> 118 == 0xFE80 >> 6)]
+    return f"{endpoint.name} {' '.join(shown) or 'no address'} in {endpoint.network}"
+
+
+def _endpoint_commands(op: Operation, endpoint: Endpoint) -> list[str]:
+    host = endpoint.host_name
+    add: list[object] = ["ip", "link", "add", host, "address", mac_text(endpoint.host_mac)]
+    add += ["mtu", endpoint.mtu, "numtxqueues", 1, "numrxqueues", 1, "type", "veth"]
+    add += ["peer", "name", endpoint.name, "netns", op.netns, "address", mac_text(endpoint.mac)]
+    add += ["mtu", endpoint.mtu, "numtxqueues", 1, "numrxqueues", 1]
+
+    def line(*words: object) -> str:
+        return shlex.join(str(w) for w in words)
+
+    lines = [
+        line(*add),
+        line("ip", "link", "set", host, "addrgenmode", "none"),
+        line("ip", "link", "set", host, "alias", endpoint.alias),
+        line("ip", "link", "set", host, "master", endpoint.bridge),
+    ]
+    if endpoint.isolated:
+        lines.append(line("ip", "link", "set", host, "type", "bridge_slave", "isolated", "on"))
+    lines += [
+        line("ip", "link", "set", host, "up"),
+        op._ip("link", "set", endpoint.name, "addrgenmode", "none"),
+        op._ip("link", "set", endpoint.name, "up"),
+    ]
+    return lines + [_address(op, endpoint.name, a, "add") for a in endpoint.addresses]

@@ -1,0 +1,303 @@
+"""What differs on one object that stands: a bridge, or a container with its veth pairs.
+
+Everything here answers with *steps*: groups of operations that belong together, so that a group
+that interrupts traffic can be held back whole.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from reconciler.core import ops
+from reconciler.core.desired import Bridge, DesiredRoute, DesiredRule, Endpoint, Member
+from reconciler.core.model import PROTOCOL, InterfaceAddress, Subnet
+from reconciler.core.names import container_alias, network_alias
+from reconciler.core.observed import SeenContainer, SeenEnd
+from reconciler.core.rows import GEN_MODE_NONE, Link, LinkAddress, RouteRow, Space
+
+Group = list[ops.Operation]
+RTN_UNICAST = 1
+
+
+def bridge_repairs(bridge: Bridge, link: Link, host: Space, *, used: bool) -> list[Group]:
+    """What differs on a bridge of ours; `used`: containers run behind it."""
+    renamed = link.name != bridge.name
+    edit = ops.SetLink(
+        object=bridge.object,
+        link=link.name,
+        index=link.index,
+        host=True,
+        interrupts=renamed and used,
+        name=bridge.name if renamed else None,
+        mac=bridge.mac if link.mac != bridge.mac else None,
+        mtu=bridge.mtu if link.mtu != bridge.mtu else None,
+        up=True if renamed or not link.up else None,
+        alias=_differs(link.alias, network_alias(bridge.network)),
+        gen_mode_none=link.gen_mode != GEN_MODE_NONE,
+    )
+    group: Group = [edit] if edit.words() else []
+    addresses = [] if renamed else [a for a in host.addresses if a.index == link.index]
+
+    def cuts(address: InterfaceAddress) -> bool:
+        return used and _outside(address, bridge.subnets)
+
+    removed, group_addresses = _address_repairs(
+        bridge.object, "", bridge.name, bridge.addresses, addresses, cuts
+    )
+    group += removed + group_addresses
+    return [group] if group else []
+
+
+def _outside(address: InterfaceAddress, subnets: Iterable[Subnet]) -> bool:
+    return not _is_link_local(address) and not any(s.holds(address.address) for s in subnets)
+
+
+def _is_link_local(address: InterfaceAddress) -> bool:
+    return address.version == 6 and address.value >> 118 == 0xFE80 >> 6
+
+
+def _differs(seen: str, wanted: str) -> str | None:
+    return wanted if seen != wanted else None
+
+
+def _address_repairs(
+    owner: str,
+    netns: str,
+    link: str,
+    wanted: Sequence[InterfaceAddress],
+    seen: Sequence[LinkAddress],
+    cuts: Callable[[InterfaceAddress], bool],
+) -> tuple[Group, Group]:
+    """Removals and additions. Removing an address takes its subnet's other ones with it.
+
+    (promote_secondaries is 0 by default: ip-sysctl). So those are added again as well.
+    """
+    gone = [
+        row.address for row in seen if row.protocol == PROTOCOL and row.address not in set(wanted)
+    ]
+    lost = {a.subnet for a in gone if a.version == 4}
+    standing = {row.address for row in seen if row.address.subnet not in lost}
+    removed: Group = [
+        ops.RemoveAddress(object=owner, netns=netns, link=link, address=a, interrupts=cuts(a))
+        for a in gone
+    ]
+    added: Group = [
+        ops.AddAddress(object=owner, netns=netns, link=link, address=a)
+        for a in wanted
+        if a not in standing
+    ]
+    return removed, added
+
+
+def container_repairs(
+    member: Member,
+    seen: SeenContainer,
+    space: Space,
+    *,
+    host: Space,
+    subnets: Mapping[str, tuple[Subnet, ...]],
+    sysctls: Mapping[str, str | None],
+    running: bool,
+) -> tuple[list[Group], list[str]]:
+    """What differs on a container that stands, and why what differs cannot be mended."""
+    problems: list[str] = []
+    netns = member.netns
+    groups: list[Group] = []
+    lo = next((link for link in space.links if link.index == 1), None)
+    if lo is not None:
+        edit = ops.SetLink(
+            object=member.object,
+            netns=netns,
+            link="lo",
+            index=1,
+            up=True if not lo.up else None,
+            alias=_differs(lo.alias, container_alias(member.name)),
+        )
+        if edit.words():
+            groups.append([edit])
+    matched, extra = _match(member.endpoints, seen.ends)
+    for end in extra:
+        groups.append(
+            [
+                ops.RemoveEndpoint(
+                    object=member.object,
+                    netns=netns,
+                    link=end.host.name,
+                    index=end.host.index,
+                    label=end.name,
+                    interrupts=running,
+                )
+            ]
+        )
+    by_name = {link.name: link for link in space.links}
+    doomed = {end.inner.index for end in extra if end.inner is not None}
+    ours = {end.inner.index for end in matched.values() if end.inner is not None}
+    reset: set[str] = set()
+    for endpoint in member.endpoints:
+        found = matched.get(endpoint.name)
+        if found is None:
+            foreign = by_name.get(endpoint.name)
+            if foreign is not None and foreign.index not in doomed | ours:
+                problems.append(
+                    f"{endpoint.name} is a {foreign.kind or 'link'} that is not runcnet's "
+                    "(remove or rename it inside the container)"
+                )
+                continue
+            reset.add(endpoint.name)
+            make: Group = [ops.MakeEndpoint(object=member.object, netns=netns, endpoint=endpoint)]
+            make[:0] = groups.pop() if _replaces(groups, endpoint) else []
+            groups.append(make)
+        else:
+            group, renamed = _endpoint_repairs(
+                member, endpoint, found, space, host, subnets, running
+            )
+            if renamed:
+                reset.add(endpoint.name)
+            if group:
+                groups.append(group)
+    groups += _route_groups(member, space, reset, by_name, matched)
+    for name, value in member.sysctls:
+        shown = sysctls.get(name)
+        if shown is None:
+            problems.append(f"a namespace has no sysctl {name} (drop it from the definition)")
+        elif shown.split() != value.split():
+            groups.append([ops.SetSysctl(object=member.object, netns=netns, name=name, value=value)])
+    return groups, problems
+
+
+def _replaces(groups: list[Group], endpoint: Endpoint) -> bool:
+    """Whether the last group takes away the veth in whose place `endpoint` comes."""
+    last = groups[-1] if groups else []
+    return len(last) == 1 and (
+        isinstance(last[0], ops.RemoveEndpoint) and last[0].label == endpoint.name
+    )
+
+
+def _match(
+    endpoints: Sequence[Endpoint], ends: Sequence[SeenEnd]
+) -> tuple[dict[str, SeenEnd], list[SeenEnd]]:
+    """Which veth pair serves which declared interface: by name, then by network (a rename)."""
+    left = [end for end in ends if end.inner is not None]
+    extra = [end for end in ends if end.inner is None]
+    matched: dict[str, SeenEnd] = {}
+    for by_name in (True, False):
+        for endpoint in endpoints:
+            if endpoint.name in matched:
+                continue
+            for end in left:
+                if end.network == endpoint.network and (end.name == endpoint.name or not by_name):
+                    matched[endpoint.name] = end
+                    left.remove(end)
+                    break
+    return matched, extra + left
+
+
+def _endpoint_repairs(
+    member: Member,
+    endpoint: Endpoint,
+    end: SeenEnd,
+    space: Space,
+    host: Space,
+    subnets: Mapping[str, tuple[Subnet, ...]],
+    running: bool,
+) -> tuple[Group, bool]:
+    inner = end.inner
+    assert inner is not None  # _match hands out whole pairs only
+    outer = end.host
+    owner, netns = member.object, member.netns
+    master = next((link.name for link in host.links if link.index == outer.master), "")
+    renamed_host = outer.name != endpoint.host_name
+    renamed = inner.name != endpoint.name
+    host_edit = ops.SetLink(
+        object=owner,
+        netns=netns,
+        link=outer.name,
+        index=outer.index,
+        host=True,
+        interrupts=renamed_host and running,
+        name=endpoint.host_name if renamed_host else None,
+        mac=endpoint.host_mac if outer.mac != endpoint.host_mac else None,
+        mtu=endpoint.mtu if outer.mtu != endpoint.mtu else None,
+        master=endpoint.bridge if master != endpoint.bridge else None,
+        isolated=endpoint.isolated
+        if outer.isolated != endpoint.isolated or (master != endpoint.bridge and endpoint.isolated)
+        else None,
+        up=True if not outer.up and not renamed_host else None,
+        alias=_differs(outer.alias, endpoint.alias),
+        gen_mode_none=outer.gen_mode != GEN_MODE_NONE,
+    )
+    inner_edit = ops.SetLink(
+        object=owner,
+        netns=netns,
+        link=inner.name,
+        index=inner.index,
+        interrupts=renamed and running,
+        name=endpoint.name if renamed else None,
+        mac=endpoint.mac if inner.mac != endpoint.mac else None,
+        mtu=endpoint.mtu if inner.mtu != endpoint.mtu else None,
+        up=True if not inner.up and not renamed else None,
+        gen_mode_none=inner.gen_mode != GEN_MODE_NONE,
+    )
+    group: Group = [edit for edit in (host_edit, inner_edit) if edit.words()]
+    # A link that goes down loses its IPv6 addresses.
+    seen = [
+        a for a in space.addresses if a.index == inner.index and not (renamed and a.address[0] == 6)
+    ]
+
+    def cuts(address: InterfaceAddress) -> bool:
+        return running and _outside(address, subnets.get(endpoint.network, ()))
+
+    removed, added = _address_repairs(owner, netns, endpoint.name, endpoint.addresses, seen, cuts)
+    return group + removed + added, renamed or bool(removed)
+
+
+def _route_groups(
+    member: Member,
+    space: Space,
+    reset: set[str],
+    by_name: Mapping[str, Link],
+    matched: Mapping[str, SeenEnd],
+) -> list[Group]:
+    """Routes and rules. Those through a link in `reset` are gone by the time they are looked at."""
+    owner, netns = member.object, member.netns
+    names = {end.inner.index: name for name, end in matched.items() if end.inner is not None}
+    shown = {link.index: link.name for link in by_name.values()} | names
+    seen = [
+        (row, _route(row, shown.get(row.index, "")))
+        for row in space.routes
+        if row.type == RTN_UNICAST
+    ]
+    standing = {route for _, route in seen if route.link not in reset}
+    wanted = set(member.routes)
+    result: list[Group] = [
+        [ops.RemoveRoute(object=owner, netns=netns, route=route)]
+        for row, route in seen
+        if row.protocol == PROTOCOL and route not in wanted and route.link not in reset
+    ]
+    result += [
+        [ops.AddRoute(object=owner, netns=netns, route=route)]
+        for route in member.routes
+        if route not in standing
+    ]
+    rules = {
+        DesiredRule(source=row.source, table=row.table, priority=row.priority)
+        for row in space.rules
+        if row.plain and row.source is not None
+    }
+    ours = {
+        DesiredRule(source=row.source, table=row.table, priority=row.priority)
+        for row in space.rules
+        if row.protocol == PROTOCOL and row.source is not None
+    }
+    result += [
+        [ops.RemoveRule(object=owner, netns=netns, rule=rule)]
+        for rule in sorted(ours - set(member.rules), key=str)
+    ]
+    result += [
+        [ops.AddRule(object=owner, netns=netns, rule=rule)]
+        for rule in member.rules
+        if rule not in rules
+    ]
+    return result
+
+
+def _route(row: RouteRow, link: str) -> DesiredRoute:
+    return DesiredRoute(to=row.to, via=row.via, link=link, table=row.table)
