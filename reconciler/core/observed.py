@@ -75,6 +75,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Object → what is wrong: two links that carry the same mark."""
     sysctls: dict[str, str | None]
     """The host's own, by the name that was asked for."""
+    space_sysctls: tuple[str, ...]
+    """The names whose values `Space.sysctls` holds, in its order."""
 
 
 def marked_container(space: Space) -> str | None:
@@ -100,6 +102,7 @@ def observe_owned(
     living: Mapping[str, Space],
     witness: Witness,
     sysctls: Mapping[str, str | None],
+    space_sysctls: tuple[str, ...],
 ) -> Observed:
     """Sort a dump by owner.
 
@@ -150,6 +153,7 @@ def observe_owned(
         bridges=bridges,
         doubles={**doubles, **twice},
         sysctls=dict(sysctls),
+        space_sysctls=space_sysctls,
     )
 
 

@@ -11,10 +11,12 @@ from reconciler.core.desired import Bridge, DesiredRoute, DesiredRule, Endpoint,
 from reconciler.core.model import PROTOCOL, InterfaceAddress, Subnet
 from reconciler.core.names import container_alias, network_alias
 from reconciler.core.observed import SeenContainer, SeenEnd
-from reconciler.core.rows import GEN_MODE_NONE, Link, LinkAddress, RouteRow, Space
+from reconciler.core.rows import GEN_MODE_NONE, Link, LinkAddress, RouteRow, RuleRow, Space
 
 Group = list[ops.Operation]
 RTN_UNICAST = 1
+METRICS = (0, 1024)
+"""What the kernel gives a route that names none, in IPv4 and IPv6."""
 
 
 def bridge_repairs(bridge: Bridge, link: Link, host: Space, *, used: bool) -> list[Group]:
@@ -131,6 +133,7 @@ def container_repairs(
     doomed = {end.inner.index for end in extra if end.inner is not None}
     ours = {end.inner.index for end in matched.values() if end.inner is not None}
     reset: set[str] = set()
+    blocked: set[str] = set()
     for endpoint in member.endpoints:
         found = matched.get(endpoint.name)
         if found is None:
@@ -140,6 +143,7 @@ def container_repairs(
                     f"{endpoint.name} is a {foreign.kind or 'link'} that is not runcnet's "
                     "(remove or rename it inside the container)"
                 )
+                blocked.add(endpoint.name)
                 continue
             reset.add(endpoint.name)
             make: Group = [ops.MakeEndpoint(object=member.object, netns=netns, endpoint=endpoint)]
@@ -153,7 +157,9 @@ def container_repairs(
                 reset.add(endpoint.name)
             if group:
                 groups.append(group)
-    groups += _route_groups(member, space, reset, by_name, matched)
+    routes = _Routes(member, space, matched)
+    problems += routes.problems(reset)
+    groups += routes.groups(reset, blocked)
     for name, value in member.sysctls:
         shown = sysctls.get(name)
         if shown is None:
@@ -249,55 +255,73 @@ def _endpoint_repairs(
     return group + removed + added, renamed or bool(removed)
 
 
-def _route_groups(
-    member: Member,
-    space: Space,
-    reset: set[str],
-    by_name: Mapping[str, Link],
-    matched: Mapping[str, SeenEnd],
-) -> list[Group]:
-    """Routes and rules. Those through a link in `reset` are gone by the time they are looked at."""
-    owner, netns = member.object, member.netns
-    names = {end.inner.index: name for name, end in matched.items() if end.inner is not None}
-    shown = {link.index: link.name for link in by_name.values()} | names
-    seen = [
-        (row, _route(row, shown.get(row.index, "")))
-        for row in space.routes
-        if row.type == RTN_UNICAST
-    ]
-    standing = {route for _, route in seen if route.link not in reset}
-    wanted = set(member.routes)
-    result: list[Group] = [
-        [ops.RemoveRoute(object=owner, netns=netns, route=route)]
-        for row, route in seen
-        if row.protocol == PROTOCOL and route not in wanted and route.link not in reset
-    ]
-    result += [
-        [ops.AddRoute(object=owner, netns=netns, route=route)]
-        for route in member.routes
-        if route not in standing
-    ]
-    rules = {
-        DesiredRule(source=row.source, table=row.table, priority=row.priority)
-        for row in space.rules
-        if row.plain and row.source is not None
-    }
-    ours = {
-        DesiredRule(source=row.source, table=row.table, priority=row.priority)
-        for row in space.rules
-        if row.protocol == PROTOCOL and row.source is not None
-    }
-    result += [
-        [ops.RemoveRule(object=owner, netns=netns, rule=rule)]
-        for rule in sorted(ours - set(member.rules), key=str)
-    ]
-    result += [
-        [ops.AddRule(object=owner, netns=netns, rule=rule)]
-        for rule in member.rules
-        if rule not in rules
-    ]
-    return result
+class _Routes:
+    """A container's routes and rules, as they stand beside those declared."""
+
+    def __init__(self, member: Member, space: Space, matched: Mapping[str, SeenEnd]) -> None:
+        self.member = member
+        names = {link.index: link.name for link in space.links}
+        names |= {end.inner.index: name for name, end in matched.items() if end.inner is not None}
+        self.seen = [
+            (row, _route(row, names.get(row.index, "")))
+            for row in space.routes
+            if row.type == RTN_UNICAST
+        ]
+        self.rules = [(row, _rule(row)) for row in space.rules if row.source is not None]
+
+    def _in_the_way(self, route: DesiredRoute, reset: set[str]) -> RouteRow | None:
+        """A foreign route to the same place: the kernel keeps one of them for each metric."""
+        for row, seen in self.seen:
+            same = (seen.to, seen.table) == (route.to, route.table) and row.metric in METRICS
+            if same and row.protocol != PROTOCOL and seen.link not in reset and seen != route:
+                return row
+        return None
+
+    def problems(self, reset: set[str]) -> list[str]:
+        standing = {route for _, route in self.seen}
+        return [
+            f"a route to {route.to} that is not runcnet's stands in the place of `{route}` "
+            "(remove it inside the container)"
+            for route in self.member.routes
+            if route not in standing and self._in_the_way(route, reset)
+        ]
+
+    def groups(self, reset: set[str], blocked: set[str]) -> list[Group]:
+        """Those through a link in `reset` are gone by the time that these are carried out."""
+        owner, netns = self.member.object, self.member.netns
+        wanted = set(self.member.routes)
+        standing = {route for _, route in self.seen if route.link not in reset}
+        result: list[Group] = [
+            [ops.RemoveRoute(object=owner, netns=netns, route=route)]
+            for row, route in self.seen
+            if row.protocol == PROTOCOL and route not in wanted and route.link not in reset
+        ]
+        result += [
+            [ops.AddRoute(object=owner, netns=netns, route=route)]
+            for route in self.member.routes
+            if route not in standing
+            and route.link not in blocked
+            and not self._in_the_way(route, reset)
+        ]
+        declared = set(self.member.rules)
+        result += [
+            [ops.RemoveRule(object=owner, netns=netns, rule=rule)]
+            for row, rule in self.rules
+            if row.protocol == PROTOCOL and rule not in declared
+        ]
+        shown = {rule for row, rule in self.rules if row.plain}
+        result += [
+            [ops.AddRule(object=owner, netns=netns, rule=rule)]
+            for rule in self.member.rules
+            if rule not in shown
+        ]
+        return result
 
 
 def _route(row: RouteRow, link: str) -> DesiredRoute:
     return DesiredRoute(to=row.to, via=row.via, link=link, table=row.table)
+
+
+def _rule(row: RuleRow) -> DesiredRule:
+    assert row.source is not None  # rules without a source are passed over
+    return DesiredRule(source=row.source, table=row.table, priority=row.priority)

@@ -1,0 +1,338 @@
+"""Plan → kernel → outcomes. One failure stays one failure: the rest goes on."""
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from reconciler.core import ops
+from reconciler.core.desired import Endpoint, Member
+from reconciler.core.names import container_alias, network_alias
+from reconciler.core.ops import Operation
+from reconciler.core.rows import GEN_MODE_NONE, Link
+from reconciler.host import rtnl
+from reconciler.host.record import Record
+from reconciler.host.rtnl import Batch, Result
+
+BATCH = 256
+"""Containers made in one trip through C; a signal is heard between two trips."""
+REAP_S = 10.0
+
+
+class Outcome(NamedTuple):
+    """What became of an operation; `error` None: it was carried out."""
+
+    operation: Operation
+    error: str | None
+
+
+class Kernel:
+    """Carries operations out in one host, and writes down in the record what they make."""
+
+    def __init__(self, *, netns_dir: str, record: Record, stop: Callable[[], bool]) -> None:
+        self.netns_dir = netns_dir
+        self.record = record
+        self.stop = stop
+        self._links: dict[str, Link] = {}
+        self._next_index = 0
+
+    def look(self) -> None:
+        """Read the host's links again: bridges are named to the kernel by their number."""
+        links = rtnl.scan_host().links
+        self._links = {link.name: link for link in links}
+        used = max((link.index for link in links), default=0)
+        noted = max(self.record.ends(), default=0)
+        self._next_index = max(self._next_index, used + 1, noted + 1)
+
+    def remove(self, removals: Sequence[Operation]) -> Iterator[Outcome]:
+        """Take containers away: unmount all, let the kernel reap them together, look that it did."""
+        for start in range(0, len(removals), BATCH):
+            if self.stop():
+                return
+            part = [o for o in removals[start : start + BATCH] if isinstance(o, ops.RemoveContainer)]
+            bound = [op for op in part if op.path]
+            codes = dict(
+                zip((op.path for op in bound), rtnl.unbind([o.path for o in bound]), strict=True)
+            )
+            left = {i for op in part if not codes.get(op.path) for i in op.ends}
+            gone = self._reap({op: op.ends for op in part if not codes.get(op.path)}) if left else {}
+            clean = [op for op in part if not codes.get(op.path) and not gone.get(op)]
+            self.record.forget(
+                containers=[op.name for op in clean], ends=[i for op in clean for i in op.ends]
+            )
+            for op in part:
+                code = codes.get(op.path, 0)
+                error = f"unmount {op.path}: {os.strerror(code)}" if code else gone.get(op)
+                yield Outcome(op, error)
+
+    def _reap(self, ends: dict[ops.RemoveContainer, tuple[int, ...]]) -> dict[Operation, str]:
+        """Wait for host ends to go with their namespaces; delete those that something keeps."""
+        failed: dict[Operation, str] = {}
+        deadline = time.monotonic() + REAP_S
+        # Where the path was already gone nothing will reap the ends: they are deleted at once.
+        waiting = {index for op, indexes in ends.items() if op.path for index in indexes}
+        while waiting:
+            waiting &= {link.index for link in rtnl.scan_host().links}
+            if not waiting or time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+        standing = {link.index for link in rtnl.scan_host().links}
+        batch = Batch()
+        jobs: list[Operation] = []
+        for op, indexes in ends.items():
+            for index in indexes:
+                if index in standing:
+                    batch.host()
+                    batch.delete_link(index, inside=False)
+                    jobs.append(op)
+        for job, result in zip(jobs, batch.run(threads=1) if jobs else [], strict=True):
+            if result.failures:
+                failed[job] = failure_text(result)
+        return failed
+
+    def create(self, creations: Sequence[ops.MakeContainer]) -> Iterator[Outcome]:
+        """Make containers, a batch at a time; what is about to be made is written down first."""
+        for start in range(0, len(creations), BATCH):
+            if self.stop():
+                return
+            part = creations[start : start + BATCH]
+            batch = Batch()
+            ends = {}
+            outcomes: list[Outcome] = []
+            made = []
+            for op in part:
+                missing = self._missing_bridge(op.member)
+                if missing:
+                    outcomes.append(Outcome(op, missing))
+                    continue
+                made.append(op)
+                ends.update(self._container(batch, op.member))
+            self.record.note_spaces({op.member.name: 0 for op in made})
+            self.record.note_ends(ends)
+            results = batch.run() if made else []
+            self.record.note_spaces(
+                {
+                    op.member.name: result.cookie
+                    for op, result in zip(made, results, strict=True)
+                    if not result.failures
+                }
+            )
+            failed = {
+                op.member.name for op, r in zip(made, results, strict=True) if r.failures
+            }
+            if failed:
+                self.record.forget(
+                    containers=sorted(failed), ends=[i for i, end in ends.items() if end[1] in failed]
+                )
+            yield from outcomes
+            for op, result in zip(made, results, strict=True):
+                yield Outcome(op, failure_text(result) if result.failures else None)
+
+    def _missing_bridge(self, member: Member) -> str:
+        for endpoint in member.endpoints:
+            if endpoint.bridge not in self._links:
+                return f"the bridge {endpoint.bridge} of network {endpoint.network} is not there"
+        return ""
+
+    def _container(self, batch: Batch, member: Member) -> dict[int, tuple[str, str, str]]:
+        ends = {}
+        batch.create(f"{self.netns_dir}/{member.netns}")
+        for position, endpoint in enumerate(member.endpoints):
+            index = self._take_index()
+            ends[index] = (endpoint.network, member.name, endpoint.name)
+            self._veth(batch, endpoint, index, position + 2)
+        batch.link(1, inside=True, up=True, alias=container_alias(member.name))
+        for position, endpoint in enumerate(member.endpoints):
+            inner_up(batch, endpoint, position + 2)
+        numbers = {e.name: position + 2 for position, e in enumerate(member.endpoints)}
+        for route in member.routes:
+            batch.route(
+                route.to, via=route.via, link=numbers[route.link], table=route.table, inside=True
+            )
+        for rule in member.rules:
+            batch.rule(rule.source, table=rule.table, priority=rule.priority, inside=True)
+        for name, value in member.sysctls:
+            batch.sysctl(name, value, inside=True)
+        return ends
+
+    def _take_index(self) -> int:
+        index = self._next_index
+        self._next_index += 1
+        return index
+
+    def _veth(self, batch: Batch, endpoint: Endpoint, index: int, peer_index: int) -> None:
+        batch.veth(
+            name=endpoint.host_name,
+            index=index,
+            mac=endpoint.host_mac,
+            mtu=endpoint.mtu,
+            master=self._links[endpoint.bridge].index,
+            alias=endpoint.alias,
+            isolated=endpoint.isolated,
+            peer_name=endpoint.name,
+            peer_index=peer_index,
+            peer_mac=endpoint.mac,
+        )
+
+    def perform(self, operations: Sequence[Operation]) -> Iterator[Outcome]:
+        """Carry out everything else, one after another, each for itself."""
+        batch = Batch()
+        jobs: list[Operation] = []
+        made_ends: dict[int, tuple[str, str, str]] = {}
+        outcomes: dict[Operation, str | None] = {}
+        for op in operations:
+            before = len(batch)
+            error = self._perform(batch, op, made_ends)
+            if len(batch) > before:
+                jobs.append(op)
+            else:
+                outcomes[op] = error
+        if made_ends:
+            self.record.note_ends(made_ends)
+        for op, result in zip(jobs, batch.run(threads=1) if jobs else [], strict=True):
+            outcomes[op] = failure_text(result) if result.failures else None
+            if outcomes[op] is None and isinstance(op, ops.RemoveEndpoint):
+                self.record.forget(ends=[op.index])
+            if outcomes[op] is None and isinstance(op, ops.RemoveBridge):
+                self.record.forget(bridges=[op.object.partition("/")[2]])
+        self._note_bridges([op for op in jobs if outcomes[op] is None])
+        for op in operations:
+            yield Outcome(op, outcomes[op])
+
+    def _note_bridges(self, done: Sequence[Operation]) -> None:
+        made = [op.bridge for op in done if isinstance(op, ops.MakeBridge)]
+        if made:
+            self.look()
+            self.record.note_bridges(
+                {b.network: self._links[b.name].index for b in made if b.name in self._links}
+            )
+
+    def _perform(
+        self, batch: Batch, op: Operation, ends: dict[int, tuple[str, str, str]]
+    ) -> str | None:
+        """Add the job of `op` to the batch, or do it here and answer with its error."""
+        match op:
+            case ops.Rebind():
+                code = rtnl.bind(op.source, op.path)
+                return f"bind {op.source} to {op.path}: {os.strerror(code)}" if code else None
+            case ops.MakeBridge():
+                self.record.note_bridges({op.bridge.network: 0})
+                batch.host()
+                make_bridge(batch, op)
+            case ops.RemoveBridge() | ops.RemoveEndpoint():
+                batch.host()
+                batch.delete_link(op.index, inside=False)
+            case ops.MakeEndpoint():
+                if op.endpoint.bridge not in self._links:
+                    return f"the bridge {op.endpoint.bridge} is not there"
+                self._enter(batch, op)
+                index = self._take_index()
+                ends[index] = (op.endpoint.network, op.endpoint.container, op.endpoint.name)
+                self._veth(batch, op.endpoint, index, 0)
+                inner_up(batch, op.endpoint, op.endpoint.name)
+            case ops.SetLink():
+                return self._set_link(batch, op)
+            case ops.AddAddress() | ops.RemoveAddress():
+                self._enter(batch, op)
+                batch.address(
+                    op.link,
+                    op.address,
+                    inside=bool(op.netns),
+                    delete=isinstance(op, ops.RemoveAddress),
+                )
+            case ops.AddRoute() | ops.RemoveRoute():
+                self._enter(batch, op)
+                batch.route(
+                    op.route.to,
+                    via=op.route.via,
+                    link=op.route.link,
+                    table=op.route.table,
+                    inside=True,
+                    delete=isinstance(op, ops.RemoveRoute),
+                )
+            case ops.AddRule() | ops.RemoveRule():
+                self._enter(batch, op)
+                batch.rule(
+                    op.rule.source,
+                    table=op.rule.table,
+                    priority=op.rule.priority,
+                    inside=True,
+                    delete=isinstance(op, ops.RemoveRule),
+                )
+            case ops.SetSysctl():
+                self._enter(batch, op)
+                batch.sysctl(op.name, op.value, inside=bool(op.netns))
+            case _:
+                raise AssertionError(f"no way to carry out {type(op).__name__}")
+        return None
+
+    def _enter(self, batch: Batch, op: Operation) -> None:
+        if op.netns:
+            batch.enter(f"{self.netns_dir}/{op.netns}")
+        else:
+            batch.host()
+
+    def _set_link(self, batch: Batch, op: ops.SetLink) -> str | None:
+        master = None
+        if op.master is not None:
+            if op.master not in self._links:
+                return f"the bridge {op.master} is not there"
+            master = self._links[op.master].index
+        inside = bool(op.netns) and not op.host
+        if inside:
+            self._enter(batch, op)
+        else:
+            batch.host()
+        index = op.index
+        if op.name is not None:
+            batch.link(index, inside=inside, up=False)
+            batch.link(index, inside=inside, name=op.name)
+        if op.gen_mode_none:
+            batch.link(index, inside=inside, gen_mode=GEN_MODE_NONE)
+        if op.mac is not None:
+            batch.link(index, inside=inside, mac=op.mac)
+        if op.mtu is not None:
+            batch.link(index, inside=inside, mtu=op.mtu)
+        if master is not None:
+            batch.link(index, inside=inside, master=master)
+        if op.isolated is not None:
+            batch.link(index, inside=inside, isolated=op.isolated)
+        if op.alias is not None:
+            batch.link(index, inside=inside, alias=op.alias)
+        if op.up or op.name is not None:
+            batch.link(index, inside=inside, up=True)
+        return None
+
+
+def make_bridge(batch: Batch, op: ops.MakeBridge) -> None:
+    """The steps that make a bridge whole."""
+    bridge = op.bridge
+    batch.bridge(name=bridge.name, mac=bridge.mac)
+    # The MTU stays only once it was changed to another value (a bridge follows its ports else).
+    batch.link(bridge.name, inside=False, mtu=ops.other_mtu(bridge.mtu))
+    batch.link(bridge.name, inside=False, gen_mode=GEN_MODE_NONE)
+    batch.link(bridge.name, inside=False, mtu=bridge.mtu, alias=network_alias(bridge.network))
+    batch.link(bridge.name, inside=False, up=True)
+    for address in bridge.addresses:
+        batch.address(bridge.name, address, inside=False)
+
+
+def inner_up(batch: Batch, endpoint: Endpoint, link: int | str) -> None:
+    """The steps that bring the inner end of a veth pair up with its addresses."""
+    # In one message the flags would come first, and with them a link-local address.
+    batch.link(link, inside=True, gen_mode=GEN_MODE_NONE)
+    batch.link(link, inside=True, up=True)
+    for address in endpoint.addresses:
+        batch.address(link, address, inside=True)
+
+
+def failure_text(result: Result) -> str:
+    """What failed, in the words of the step and of the kernel."""
+    failure = result.failures[0]
+    cause = failure.text or os.strerror(failure.errno)
+    return f"{failure.action}: {cause} ({_errno_name(failure.errno)})"
+
+
+def _errno_name(code: int) -> str:
+    return errno.errorcode.get(code, str(code))

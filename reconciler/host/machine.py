@@ -1,0 +1,19 @@
+"""Who this machine is, and since which start of it."""
+
+
+def machine_id() -> str:
+    """The text of /etc/machine-id (machine-id(5)); empty where there is none."""
+    return _read("/etc/machine-id")
+
+
+def boot_id() -> str:
+    """A number that changes with each start of the machine (random(4))."""
+    return _read("/proc/sys/kernel/random/boot_id")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""

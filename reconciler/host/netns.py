@@ -1,0 +1,68 @@
+"""The netns dir: a folder of files on which network namespaces are mounted, as `ip netns` keeps it."""
+
+import errno
+import os
+import stat
+
+from reconciler.core.errors import ObjectError
+from reconciler.core.observed import FileState
+from reconciler.core.rows import Space
+from reconciler.host import rtnl
+
+MODE = 0o755
+
+
+def read(directory: str, sysctls: tuple[str, ...]) -> tuple[dict[str, FileState], dict[str, Space]]:
+    """Every file of `directory` with its state, and a dump of each that is a namespace."""
+    try:
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, {}
+    spaces = dict(
+        zip(names, rtnl.scan([f"{directory}/{n}" for n in names], sysctls=sysctls), strict=True)
+    )
+    states = {}
+    for name, space in spaces.items():
+        if space.error == 0:
+            states[name] = FileState.NAMESPACE
+        elif space.error in (errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+            # It may well be a namespace: nothing may be concluded from a dump that failed.
+            raise ObjectError(
+                "host", f"look into {directory}/{name}", os.strerror(space.error), errno=space.error
+            )
+        else:
+            state = _plain(f"{directory}/{name}")
+            if state is not None:
+                states[name] = state
+    return states, {name: spaces[name] for name, s in states.items() if s is FileState.NAMESPACE}
+
+
+def _plain(path: str) -> FileState | None:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    empty = stat.S_ISREG(found.st_mode) and found.st_size == 0
+    # `ip netns add` leaves such a file too where its mount failed; nothing can be lost with it.
+    if empty and stat.S_IMODE(found.st_mode) == 0:
+        return FileState.PLACEHOLDER
+    return FileState.FOREIGN
+
+
+def prepare(directory: str) -> None:
+    """Make the folder and turn it into a shared mount, so that other mount namespaces see its files."""
+    os.makedirs(directory, mode=MODE, exist_ok=True)
+    found = os.stat(directory)
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+        raise ObjectError(
+            "host",
+            f"use {directory}",
+            "others than root can write to it",
+            f"chown root {directory}; chmod go-w {directory}",
+        )
+    code = rtnl.share(directory)
+    if code:
+        raise ObjectError(
+            "host", f"make {directory} a shared mount", os.strerror(code), errno=code
+        )

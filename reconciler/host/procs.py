@@ -1,0 +1,47 @@
+"""Which processes live in which network namespace, from /proc (needs CAP_SYS_PTRACE for others')."""
+
+import os
+from collections.abc import Iterator
+
+
+def _pids() -> list[str]:
+    return [entry for entry in os.listdir("/proc") if entry.isdigit()]
+
+
+def _inode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except OSError:  # it ended meanwhile, or is a zombie, which has left its namespaces
+        return None
+
+
+def namespaces() -> dict[int, str]:
+    """Inode of each network namespace in which a process lives → one `/proc/PID/ns/net`."""
+    found: dict[int, str] = {}
+    for pid in _pids():
+        path = f"/proc/{pid}/ns/net"
+        inode = _inode(path)
+        if inode is not None:
+            found.setdefault(inode, path)
+    return found
+
+
+def _threads(pid: str) -> Iterator[str]:
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    # A thread may live elsewhere than the thread that leads its process.
+    for task in tasks:
+        yield f"/proc/{pid}/task/{task}/ns/net"
+
+
+def pids_by_inode() -> dict[int, tuple[int, ...]]:
+    """Inode of each network namespace → the pids that have a thread in it, ascending."""
+    found: dict[int, set[int]] = {}
+    for pid in _pids():
+        for path in _threads(pid):
+            inode = _inode(path)
+            if inode is not None:
+                found.setdefault(inode, set()).add(int(pid))
+    return {inode: tuple(sorted(pids)) for inode, pids in found.items()}

@@ -1,0 +1,462 @@
+"""One pass: load → desired → observe → plan → apply → look again → report."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from reconciler import attachment
+from reconciler.core import ops
+from reconciler.core.desired import Desired, desired_state
+from reconciler.core.errors import FirewallError, RuncnetError
+from reconciler.core.leases import Assignment, Book, Key, assign
+from reconciler.core.model import PROTOCOL, Address, Rejection, Spec
+from reconciler.core.observed import Observed
+from reconciler.core.ops import Operation
+from reconciler.core.plan import FORWARDING, Held, Options, Plan, Scene, plan
+from reconciler.core.policy import Policy
+from reconciler.core.report import Done, Report
+from reconciler.host import firewall, lock, netns, rtnl
+from reconciler.host.apply import Kernel, Outcome
+from reconciler.host.machine import boot_id, machine_id
+from reconciler.host.observe import busy_in, observe, read_witness
+from reconciler.host.record import Record
+from reconciler.host.store import Store
+from reconciler.load import Declared, read_declared
+
+READS = 5
+"""How often files that keep changing are read again before what they no longer declare is kept."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where things lie and what is allowed: the options of the command line."""
+
+    config_dirs: tuple[str, ...] = ("/etc/runcnet.d", "/run/runcnet.d")
+    state_dir: str = "/var/lib/runcnet"
+    run_dir: str = "/run/runcnet"
+    netns_dir: str = "/run/netns"
+    firewall: str = "auto"
+    max_removals: str = "50%"
+    no_interrupt: bool = False
+    lock_timeout_s: float = 30.0
+
+
+class Prospect(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was read and decided before anything is changed."""
+
+    declared: Declared
+    spec: Spec
+    observed: Observed
+    desired: Desired
+    assignment: Assignment
+    plan: Plan
+    policy: Policy
+    firewall: ops.ReplaceFirewall | None
+    attached: tuple[Operation, ...]
+    """Bundles and dns files, after all else."""
+    moves: tuple[Operation, ...]
+    problems: dict[str, list[str]]
+    rejections: tuple[Rejection, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """Everything, in the order in which it is carried out."""
+        wall = (self.firewall,) if self.firewall else ()
+        p = self.plan
+        middle = p.networks + wall + p.host + p.creations + p.repairs
+        return self.moves + p.removals + middle + self.attached + p.last
+
+
+class Pass:
+    """One pass over the host, with what it holds open."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: Store,
+        record: Record,
+        only: frozenset[str] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.record = record
+        self.only = only
+        self.stop = stop
+        self.progress = progress
+        self.backend = firewall.backend(settings.firewall, run_dir=settings.run_dir)
+        self.machine = machine_id()
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def prospect(self) -> Prospect:
+        """Read files and kernel and decide what is to be done; wait for files that are in motion."""
+        for reads in range(READS):
+            result = self._prospect(restless="")
+            restless_s = result.declared.restless_s
+            if not restless_s or not takes_away(result.plan):
+                return result
+            if reads == READS - 1:
+                break
+            time.sleep(min(restless_s, 1.0))
+        return self._prospect(restless="the files keep changing; the next pass looks again")
+
+    def _prospect(self, *, restless: str) -> Prospect:
+        settings = self.settings
+        declared = read_declared(settings.config_dirs, self.store.remembered())
+        spec = declared.loaded.spec
+        observed = self.observe(spec)
+        busy = busy_in(observed)
+        book = self.store.book()
+        assignment = assign(
+            spec,
+            book,
+            standing=standing_addresses(observed),
+            busy=lambda name: bool(busy(name)),
+            kept=frozenset(observed.containers) | frozenset(declared.loaded.waiting),
+        )
+        usable = without(spec, assignment)
+        desired = desired_state(
+            usable, assignment.addresses, machine=self.machine, host=observed.host
+        )
+        modes = {name: c.mode for name, c in spec.containers.items()}
+        modes |= {name: "network" for name in declared.loaded.waiting if name not in modes}
+        scene = Scene(
+            declared=modes,
+            networks=frozenset(spec.networks),
+            busy=busy,
+            keep=restless or declared.keep,
+        )
+        options = Options(
+            max_removals=settings.max_removals,
+            no_interrupt=settings.no_interrupt,
+            only=self.only,
+        )
+        decided = plan(desired, observed, scene, options)
+        problems = {name: list(texts) for name, texts in decided.problems.items()}
+        for name, text in {**assignment.problems, **declared.loaded.waiting}.items():
+            problems.setdefault(f"container/{name}", []).append(text)
+        policy, wall, notes = self._firewall(desired, decided, scene, observed, problems)
+        attached, troubles = attachment.look(
+            usable,
+            assignment.addresses,
+            run_dir=settings.run_dir,
+            netns_dir=settings.netns_dir,
+            only=self.only,
+        )
+        for name, text in troubles:
+            problems.setdefault(name, []).append(text)
+        for container in spec.containers.values():
+            if container.ports:
+                problems.setdefault(f"container/{container.name}", []).append(
+                    "published ports are not built yet (drop `ports`)"
+                )
+        return Prospect(
+            declared=declared,
+            spec=spec,
+            observed=observed,
+            desired=desired,
+            assignment=assignment,
+            plan=decided,
+            policy=policy,
+            firewall=wall,
+            attached=tuple(attached),
+            moves=tuple(
+                ops.MoveLease(
+                    object=f"container/{move.key.container}",
+                    old=move.old,
+                    new=move.new,
+                    reason=move.reason,
+                )
+                for move in assignment.moves
+            ),
+            problems=problems,
+            rejections=declared.loaded.rejections + assignment.rejections,
+            notes=tuple([*self.store.notes, *notes]),
+        )
+
+    def observe(self, spec: Spec) -> Observed:
+        """A fresh dump of the host and of every namespace in the netns dir."""
+        names = {"net.ipv4.ping_group_range"}
+        expected = []
+        for container in spec.containers.values():
+            names.update(name for name, _ in container.sysctls)
+            if container.mode in ("network", "none"):
+                expected.append(container.netns)
+        return observe(
+            netns_dir=self.settings.netns_dir,
+            witness=read_witness(self.record),
+            expected=expected,
+            sysctls=sorted(names),
+            ipv6=any(s.version == 6 for n in spec.networks.values() for s in n.subnets),
+        )
+
+    def _firewall(
+        self,
+        desired: Desired,
+        decided: Plan,
+        scene: Scene,
+        observed: Observed,
+        problems: dict[str, list[str]],
+    ) -> tuple[Policy, ops.ReplaceFirewall | None, list[str]]:
+        """What the firewall is asked for, and the operation that brings it about."""
+        kept = {h.object.partition("/")[2] for h in decided.held if h.object.startswith("network/")}
+        if scene.keep:
+            kept |= set(observed.bridges)
+        kept -= scene.networks
+        policy = Policy(
+            networks=tuple(
+                p for p in desired.policies if f"network/{p.name}" not in decided.problems
+            ),
+            guards=self._guards(desired, observed),
+            kept=frozenset(kept),
+        )
+        if self.backend is None:
+            return policy, None, []
+        try:
+            seen = self.backend.look(policy)
+            if scene.keep and seen.networks - scene.networks - policy.kept:
+                policy = msgspec.structs.replace(
+                    policy, kept=policy.kept | (seen.networks - scene.networks)
+                )
+                seen = self.backend.look(policy)
+            missing = seen.guards - set(policy.guards)
+            if missing:
+                policy = msgspec.structs.replace(
+                    policy, guards=tuple(sorted(missing | set(policy.guards)))
+                )
+                seen = self.backend.look(policy)
+        except FirewallError as error:
+            problems.setdefault("firewall", []).append(str(error))
+            return policy, None, []
+        notes = [*seen.notes, *self.backend.warnings(policy)]
+        if not seen.differences:
+            return policy, None, notes
+        operation = ops.ReplaceFirewall(
+            object="firewall",
+            differences=seen.differences,
+            lines=self.backend.commands(policy),
+        )
+        return policy, operation, notes
+
+    def _guards(self, desired: Desired, observed: Observed) -> tuple[int, ...]:
+        """IP versions for which runcnet itself turned forwarding on, or is about to."""
+        noted = self.store.get(f"guards:{boot_id()}:{observed.host.cookie}") or ""
+        return tuple(
+            version
+            for version in desired.forwarding
+            if str(version) in noted or observed.sysctls.get(FORWARDING[version]) == "0"
+        )
+
+    # -- changing ---------------------------------------------------------------------------
+
+    def carry_out(self, prospect: Prospect) -> list[Outcome]:
+        """Make the kernel match. The leases are on disk before the kernel is touched."""
+        outcomes: list[Outcome] = []
+
+        def run(results: Iterable[Outcome]) -> None:
+            for outcome in results:
+                outcomes.append(outcome)
+                self.progress(1)
+
+        decided = prospect.plan
+        outcomes += [Outcome(op, None) for op in prospect.moves]
+        if decided.creations or decided.repairs:
+            netns.prepare(self.settings.netns_dir)
+        kernel = Kernel(netns_dir=self.settings.netns_dir, record=self.record, stop=self.stop)
+        run(kernel.remove(decided.removals))
+        kernel.look()
+        run(kernel.perform(decided.networks))
+        guarded = self._wall(prospect, outcomes)
+        if guarded:
+            run(kernel.perform(decided.host))
+        else:
+            text = "not set: the firewall, and with it the router guard, is not in place"
+            run(Outcome(op, text) for op in decided.host)
+        kernel.look()
+        run(kernel.create(decided.creations))
+        if not self.stop():
+            run(kernel.perform(decided.repairs))
+        if not self.stop():
+            run(attachment.carry_out(prospect.attached))
+            run(kernel.perform(decided.last))
+        return outcomes
+
+    def _wall(self, prospect: Prospect, outcomes: list[Outcome]) -> bool:
+        """Replace the firewall; whether forwarding may be turned on."""
+        if self.backend is None:
+            return True
+        if "firewall" in prospect.problems:
+            return not prospect.policy.guards
+        if prospect.policy.guards:
+            self.store.put(
+                f"guards:{boot_id()}:{prospect.observed.host.cookie}",
+                "".join(str(v) for v in prospect.policy.guards),
+            )
+        if prospect.firewall is None:
+            return True
+        try:
+            self.notes += self.backend.replace(prospect.policy)
+        except FirewallError as error:
+            outcomes.append(Outcome(prospect.firewall, str(error)))
+            return not prospect.policy.guards
+        outcomes.append(Outcome(prospect.firewall, None))
+        return True
+
+    notes: tuple[str, ...] = ()
+
+    def keep_books(self, prospect: Prospect, old: Book) -> None:
+        """Write leases and the content of good files; before the kernel is changed."""
+        loaded = prospect.declared.loaded
+        contents = prospect.declared.contents
+        self.store.save_book(old, prospect.assignment.book)
+        remembered = self.store.remembered()
+        fresh = {f: contents[f] for f in loaded.accepted if remembered.get(f) != contents.get(f)}
+        spec = loaded.spec
+        gone = set(remembered) - loaded.accepted - loaded.remembered - loaded.lost
+        if not (spec.networks or spec.containers):
+            gone = set()
+        if fresh or gone:
+            self.store.remember(fresh, forget=gone)
+
+    def verify(self, prospect: Prospect, outcomes: list[Outcome]) -> list[Outcome]:
+        """Look again: what is still to be done failed, whatever the kernel answered."""
+        done = {outcome.operation.object for outcome in outcomes}
+        broken = {outcome.operation.object for outcome in outcomes if outcome.error}
+        observed = self.observe(prospect.spec)
+        left = plan(
+            prospect.desired,
+            observed,
+            Scene(
+                declared={name: c.mode for name, c in prospect.spec.containers.items()},
+                networks=frozenset(prospect.spec.networks),
+                busy=busy_in(observed),
+                keep="verifying",
+            ),
+            Options(only=frozenset(done)),
+        )
+        return [
+            Outcome(op, f"still to be done after the change: {op.describe()}")
+            for op in left.operations
+            if op.object in done and op.object not in broken
+        ]
+
+
+def takes_away(decided: Plan) -> bool:
+    """Whether a plan removes anything that a file used to declare."""
+    return bool(decided.removals or decided.last) or any(
+        op.action == "remove" or isinstance(op, ops.RemoveEndpoint | ops.RemoveAddress)
+        for op in decided.repairs + decided.networks
+    )
+
+
+def without(spec: Spec, assignment: Assignment) -> Spec:
+    """The spec less the containers whose declaration collides with a lease in use."""
+    if not assignment.rejections and not assignment.problems:
+        return spec
+    refused = {r.path.split(".")[1] for r in assignment.rejections if "." in r.path}
+    refused |= set(assignment.problems)
+    kept = {name: c for name, c in spec.containers.items() if name not in refused}
+    return msgspec.structs.replace(spec, containers=kept)
+
+
+def standing_addresses(observed: Observed) -> dict[Key, Address]:
+    """The addresses that containers of ours carry, by interface and IP version."""
+    result: dict[Key, Address] = {}
+    for seen in observed.containers.values():
+        if seen.space is None:
+            continue
+        by_index: dict[int, list[Address]] = {}
+        for row in seen.space.addresses:
+            if row.protocol == PROTOCOL and row.scope == 0:
+                by_index.setdefault(row.index, []).append(row.address.address)
+        for end in seen.ends:
+            for address in by_index.get(end.inner.index, ()) if end.inner else ():
+                key = Key(seen.name, end.network, end.name, address.version)
+                result.setdefault(key, address)
+    return result
+
+
+@contextlib.contextmanager
+def opened(
+    settings: Settings, *, change: bool
+) -> Iterator[tuple[Store, Record]]:
+    """The state and run dirs, under the lock where something is to be changed."""
+    with contextlib.ExitStack() as stack:
+        if change:
+            stack.enter_context(
+                lock.hold(
+                    settings.run_dir,
+                    settings.state_dir,
+                    timeout_s=settings.lock_timeout_s,
+                    cookie=rtnl.cookie(),
+                )
+            )
+        store = Store.open(settings.state_dir, read_only=not change)
+        stack.callback(store.close)
+        record = Record.open(settings.run_dir, read_only=not change)
+        stack.callback(record.close)
+        yield store, record
+
+
+def reconcile(
+    settings: Settings,
+    *,
+    dry_run: bool = False,
+    only: frozenset[str] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    begin: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
+) -> Report:
+    """One pass. `begin` is told how many operations there are and answers with a progress callback.
+
+    Raises LockedError, StoreError and ObjectError for what stops the whole pass.
+    """
+    started = time.monotonic()
+    with opened(settings, change=not dry_run) as (store, record):
+        one = Pass(settings, store=store, record=record, only=only, stop=stop)
+        if dry_run:
+            prospect = one.prospect()
+            done = [Done(operation=op, ok=None) for op in prospect.operations]
+            return _report(prospect, done, (), started, stopped=False)
+        with store.transaction():
+            old = store.book()
+            prospect = one.prospect()
+            one.keep_books(prospect, old)
+        total = len(prospect.operations)
+        one.progress = begin(total)
+        outcomes = one.carry_out(prospect)
+        if outcomes and not stop():
+            outcomes += one.verify(prospect, outcomes)
+        done = [
+            Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes
+        ]
+        return _report(prospect, done, one.notes, started, stopped=len(outcomes) < total)
+
+
+def _report(
+    prospect: Prospect, done: list[Done], notes: tuple[str, ...], started: float, *, stopped: bool
+) -> Report:
+    declared = {f"network/{name}" for name in prospect.spec.networks}
+    declared |= {f"container/{name}" for name in prospect.spec.containers}
+    return Report(
+        operations=tuple(done),
+        problems=prospect.problems,
+        held=held_once(prospect.plan.held),
+        rejections=prospect.rejections,
+        notes=tuple(dict.fromkeys([*prospect.notes, *notes])),
+        declared=frozenset(declared),
+        duration_s=time.monotonic() - started,
+        stopped=stopped,
+    )
+
+
+def held_once(held: tuple[Held, ...]) -> tuple[Held, ...]:
+    """Each object and reason once, in order."""
+    return tuple({(h.object, h.reason): h for h in held}.values())
+
+
+__all__ = ["Pass", "Prospect", "RuncnetError", "Settings", "opened", "reconcile"]
