@@ -112,12 +112,15 @@ class Pass:
         observed = self.observe(spec)
         busy = busy_in(observed)
         book = self.store.book()
+        kept = set(observed.containers) | set(declared.loaded.waiting)
+        if restless or declared.keep:
+            kept |= {key.container for key in book.held}
         assignment = assign(
             spec,
             book,
             standing=standing_addresses(observed),
             busy=lambda name: bool(busy(name)),
-            kept=frozenset(observed.containers) | frozenset(declared.loaded.waiting),
+            kept=kept,
         )
         usable = without(spec, assignment)
         desired = desired_state(
@@ -208,6 +211,8 @@ class Pass:
         if scene.keep:
             kept |= set(observed.bridges)
         kept -= scene.networks
+        # What is wrong with a network must not take its rules away.
+        kept |= {n.partition("/")[2] for n in decided.problems if n.startswith("network/")}
         policy = Policy(
             networks=tuple(
                 p for p in desired.policies if f"network/{p.name}" not in decided.problems

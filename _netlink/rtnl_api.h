@@ -1,0 +1,173 @@
+/* The public interface of the C layer. The same text goes to cffi's cdef: plain declarations only (lines that
+ * begin with # are left out there).
+ *
+ * A batch is an array of jobs; a job is a run of steps. Steps marked `inside` act in the job's
+ * network namespace, all others in the caller's. A result for each job says which step failed.
+ * All functions answer 0 or a negative errno, and may be called without the GIL. */
+
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+enum rcn_mode { RCN_HOST, RCN_ENTER, RCN_CREATE };
+
+enum rcn_kind {
+    RCN_VETH = 1,
+    RCN_BRIDGE,
+    RCN_LINK,
+    RCN_DELETE_LINK,
+    RCN_ADDRESS,
+    RCN_ROUTE,
+    RCN_RULE,
+    RCN_NEIGHBOUR,
+    RCN_SYSCTL
+};
+
+/* What an RCN_LINK step sets. */
+enum rcn_set {
+    RCN_SET_NAME = 1,
+    RCN_SET_MAC = 2,
+    RCN_SET_MTU = 4,
+    RCN_SET_MASTER = 8,
+    RCN_SET_UP = 16,
+    RCN_SET_DOWN = 32,
+    RCN_SET_ALIAS = 64,
+    RCN_SET_GEN_MODE = 128,
+    RCN_SET_ISOLATED = 256
+};
+
+struct rcn_job {
+    const char *path; /* of the namespace; NULL for RCN_HOST */
+    uint32_t first;   /* number of its first step */
+    uint32_t count;
+    uint32_t mode;
+    uint32_t unused;
+};
+
+/* 384 bytes; what a field means depends on the kind. Addresses are in network byte order. */
+struct rcn_step {
+    uint8_t kind;
+    uint8_t inside;
+    uint8_t family;
+    uint8_t prefix;
+    uint8_t remove; /* take away rather than add */
+    uint8_t scope;
+    uint8_t has_via;
+    uint8_t has_source;
+    int32_t index;      /* of the link; 0: looked up by `link` */
+    int32_t other;      /* master, or the number of a veth's inner end */
+    uint32_t mtu;       /* bytes */
+    uint32_t table;
+    uint32_t priority;
+    uint32_t set;       /* enum rcn_set */
+    uint8_t gen_mode;
+    uint8_t isolated;
+    uint8_t mac[6];
+    uint8_t peer_mac[6];
+    uint8_t unused[2];
+    uint8_t address[16];
+    uint8_t via[16];
+    uint8_t source[16];
+    char link[16];
+    char name[16];      /* of the inner end, or the new one */
+    char text[256];     /* an alias; or a sysctl's path and, behind its NUL, the value */
+};
+
+struct rcn_result {
+    uint64_t cookie;    /* SO_NETNS_COOKIE of the job's namespace */
+    int32_t error;      /* a positive errno; 0: all went well */
+    int32_t step;       /* number of the step that failed; -1: making, -2: binding the namespace */
+    char text[128];     /* the kernel's own words, or empty */
+};
+
+int rcn_run(const struct rcn_job *jobs, uint32_t n_jobs, const struct rcn_step *steps,
+            struct rcn_result *results, uint32_t threads);
+
+struct rcn_link {
+    int32_t index;
+    uint32_t flags;
+    uint32_t mtu;
+    int32_t master;
+    int32_t peer;
+    int32_t peer_nsid;
+    uint8_t gen_mode;
+    uint8_t isolated;
+    uint8_t mac[6];
+    char name[16];
+    char kind[16];
+    uint32_t alias;     /* offset in the heap */
+    uint32_t alias_size;
+};
+
+struct rcn_address {
+    int32_t index;
+    uint32_t flags;
+    uint8_t family;
+    uint8_t prefix;
+    uint8_t scope;
+    uint8_t protocol;
+    uint8_t address[16];
+};
+
+struct rcn_route {
+    int32_t index;
+    uint32_t table;
+    uint32_t metric;
+    uint8_t family;
+    uint8_t prefix;
+    uint8_t protocol;
+    uint8_t scope;
+    uint8_t type;
+    uint8_t has_via;
+    uint8_t has_source;
+    uint8_t unused;
+    uint8_t to[16];
+    uint8_t via[16];
+    uint8_t source[16];
+};
+
+struct rcn_rule {
+    uint32_t priority;
+    uint32_t table;
+    uint8_t family;
+    uint8_t prefix;
+    uint8_t protocol;
+    uint8_t plain;
+    uint8_t source[16];
+};
+
+struct rcn_space {
+    uint64_t cookie;
+    uint64_t inode;
+    int32_t error;      /* a positive errno; 0: read whole */
+    uint32_t n_links;
+    uint32_t n_addresses;
+    uint32_t n_routes;
+    uint32_t n_rules;
+    uint32_t sysctls;   /* offset in the heap: one text a name, each behind '+', or '-' where absent, NUL-ended */
+};
+
+/* Rows of all spaces one behind the other, in the order of the spaces. */
+struct rcn_scan {
+    struct rcn_space *spaces;
+    uint32_t n_spaces;
+    char *rows[5];      /* links, addresses, routes, rules, heap */
+    size_t used[5];     /* bytes */
+    size_t room[5];
+};
+
+/* Dump the namespaces at `paths`; a NULL path is the caller's own. To be freed by rcn_scan_free,
+ * also after an error. */
+int rcn_scan_run(const char *const *paths, uint32_t n_paths, const char *const *sysctls,
+                 uint32_t n_sysctls, struct rcn_scan *scan);
+void rcn_scan_free(struct rcn_scan *scan);
+
+/* Read one netlink datagram of a dump into the scan; what the fuzzer calls. Answers 1 where the
+ * dump is over, 0 where more follows. */
+int rcn_scan_parse(struct rcn_scan *scan, struct rcn_space *space, const char *data, size_t size,
+                   uint32_t sequence);
+
+uint64_t rcn_cookie(void);
+int rcn_unbind(const char *path);
+int rcn_bind(const char *source, const char *path);
+int rcn_share(const char *directory);

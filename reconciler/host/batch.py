@@ -1,0 +1,264 @@
+"""A batch of jobs for the C layer: steps are packed here and carried out there in one trip."""
+
+import struct
+from typing import NamedTuple
+
+from reconciler import _rtnl
+from reconciler.core.model import Address, InterfaceAddress, Subnet
+
+ffi, lib = _rtnl.ffi, _rtnl.lib
+
+STEP = struct.Struct("=8B ii IIII BB 6s 6s 2x 16s 16s 16s 16s 16s 256s")
+FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
+LENGTH = {4: 4, 6: 16}
+SCOPE_LINK = 253
+MAKING, BINDING = -1, -2
+
+
+class Failure(NamedTuple):
+    """Why a job stopped: errno, the kernel's own text (may be empty), and what the step was for."""
+
+    errno: int
+    text: str
+    action: str
+
+
+class Result(NamedTuple):
+    """What became of a job; `cookie` is its namespace's (0 for host jobs)."""
+
+    cookie: int
+    failures: tuple[Failure, ...]
+
+
+class Batch:
+    """Jobs, each a run of steps. A step belongs to the job begun last.
+
+    `inside` steps act in the job's namespace, the others on the host. A job ends at its first failing
+    step; a namespace that was being created is then dropped whole.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: list[tuple[str, int, int]] = []
+        self._steps = bytearray()
+        self._kinds: list[tuple[str, object]] = []
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def create(self, path: str) -> None:
+        """Begin a job in a fresh namespace, which is bound to `path` as the last step."""
+        self._jobs.append((path, lib.RCN_CREATE, len(self._kinds)))
+
+    def enter(self, path: str) -> None:
+        """Begin a job in the namespace at `path` (also `/proc/PID/ns/net`)."""
+        self._jobs.append((path, lib.RCN_ENTER, len(self._kinds)))
+
+    def host(self) -> None:
+        """Begin a job without a namespace of its own."""
+        self._jobs.append(("", lib.RCN_HOST, len(self._kinds)))
+
+    def _add(
+        self,
+        action: tuple[str, object],
+        kind: int,
+        *,
+        inside: bool = False,
+        family: int = 0,
+        prefix: int = 0,
+        remove: bool = False,
+        scope: int = 0,
+        via: bytes = b"",
+        source: bytes = b"",
+        link: int | str = 0,
+        other: int = 0,
+        mtu: int = 0,
+        table: int = 0,
+        priority: int = 0,
+        set_: int = 0,
+        gen_mode: int = 0,
+        isolated: bool = False,
+        mac: bytes = b"",
+        peer_mac: bytes = b"",
+        address: bytes = b"",
+        link_name: str = "",
+        name: str = "",
+        text: bytes = b"",
+    ) -> None:
+        if isinstance(link, str):
+            index, link_name = 0, link
+        else:
+            index = link
+        self._kinds.append(action)
+        self._steps += STEP.pack(
+            kind, inside, family, prefix, remove, scope, bool(via), bool(source), index, other, mtu,
+            table, priority, set_, gen_mode, isolated, mac, peer_mac, address, via, source,
+            _name(link_name), _name(name), _text(text),
+        )  # fmt: skip
+
+    def veth(
+        self,
+        *,
+        name: str,
+        index: int,
+        mac: bytes,
+        mtu: int,
+        master: int,
+        alias: str,
+        isolated: bool,
+        peer_name: str,
+        peer_index: int,
+        peer_mac: bytes,
+    ) -> None:
+        """A veth pair: the host's end numbered `index` and up, the other placed in the namespace.
+
+        `master` 0: no bridge; `peer_index` 0: the kernel numbers the inner end.
+        """
+        self._add(
+            ("add veth {} in the host", name), lib.RCN_VETH, link=index, link_name=name, mac=mac,
+            mtu=mtu, other=master, text=alias.encode(), isolated=isolated, gen_mode=1,
+            name=peer_name, priority=peer_index, peer_mac=peer_mac,
+        )  # fmt: skip
+
+    def bridge(self, *, name: str, index: int, mac: bytes) -> None:
+        """A bridge on the host, down."""
+        self._add(("add bridge {}", name), lib.RCN_BRIDGE, link=index, link_name=name, mac=mac)
+
+    def link(
+        self,
+        link: int | str,
+        *,
+        inside: bool,
+        name: str | None = None,
+        mac: bytes | None = None,
+        mtu: int | None = None,
+        master: int | None = None,
+        up: bool | None = None,
+        alias: str | None = None,
+        gen_mode: int | None = None,
+        isolated: bool | None = None,
+    ) -> None:
+        """Set what is given on a link. The flags are set before the address generation mode."""
+        chosen = (
+            (lib.RCN_SET_NAME if name is not None else 0)
+            | (lib.RCN_SET_MAC if mac is not None else 0)
+            | (lib.RCN_SET_MTU if mtu is not None else 0)
+            | (lib.RCN_SET_MASTER if master is not None else 0)
+            | (lib.RCN_SET_UP if up else lib.RCN_SET_DOWN if up is not None else 0)
+            | (lib.RCN_SET_ALIAS if alias is not None else 0)
+            | (lib.RCN_SET_GEN_MODE if gen_mode is not None else 0)
+            | (lib.RCN_SET_ISOLATED if isolated is not None else 0)
+        )
+        self._add(
+            ("set link {}", link), lib.RCN_LINK, inside=inside, link=link, set_=chosen,
+            name=name or "", mac=mac or b"", mtu=mtu or 0, other=master or 0,
+            text=(alias or "").encode(), gen_mode=gen_mode or 0, isolated=bool(isolated),
+        )  # fmt: skip
+
+    def delete_link(self, link: int | str, *, inside: bool) -> None:
+        """Delete a link; a veth's other end goes with it."""
+        self._add(("delete link {}", link), lib.RCN_DELETE_LINK, inside=inside, link=link)
+
+    def address(
+        self, link: int | str, address: InterfaceAddress, *, inside: bool, delete: bool = False
+    ) -> None:
+        """An address; IPv6 ones are usable at once (no duplicate address detection)."""
+        version, value, prefix = address
+        local = version == 6 and value >> 118 == 0xFE80 >> 6
+        self._add(
+            ("remove address {}" if delete else "add address {}", address), lib.RCN_ADDRESS,
+            inside=inside, link=link, remove=delete, family=FAMILY[version], prefix=prefix,
+            address=value.to_bytes(LENGTH[version], "big"), scope=SCOPE_LINK if local else 0,
+        )  # fmt: skip
+
+    def route(
+        self,
+        to: Subnet,
+        *,
+        via: Address | None,
+        link: int | str,
+        table: int = 254,
+        source: Address | None = None,
+        metric: int = 0,
+        inside: bool,
+        delete: bool = False,
+    ) -> None:
+        """A unicast route; without `via` it is on link."""
+        version, value, prefix = to
+        size = LENGTH[version]
+        on_link = version == 4 and via is None
+        self._add(
+            ("remove route {}" if delete else "add route {}", to), lib.RCN_ROUTE, inside=inside,
+            link=link, remove=delete, family=FAMILY[version], prefix=prefix, table=table,
+            priority=metric, address=value.to_bytes(size, "big"),
+            scope=SCOPE_LINK if on_link else 0,
+            via=via.value.to_bytes(size, "big") if via else b"",
+            source=source.value.to_bytes(size, "big") if source else b"",
+        )  # fmt: skip
+
+    def rule(
+        self, source: Subnet, *, table: int, priority: int, inside: bool, delete: bool = False
+    ) -> None:
+        """`from SOURCE lookup TABLE`."""
+        version, value, prefix = source
+        self._add(
+            ("remove rule from {}" if delete else "add rule from {}", source), lib.RCN_RULE,
+            inside=inside, remove=delete, family=FAMILY[version], prefix=prefix, table=table,
+            priority=priority, address=value.to_bytes(LENGTH[version], "big"),
+        )  # fmt: skip
+
+    def sysctl(self, name: str, value: str, *, inside: bool) -> None:
+        """Write a sysctl. Dots part the name, or slashes, where an interface's name holds dots."""
+        self._add(
+            ("set sysctl {}", name), lib.RCN_SYSCTL, inside=inside,
+            text=name.encode() + b"\0" + value.encode(),
+        )  # fmt: skip
+
+    def run(self, *, threads: int = 1) -> list[Result]:
+        """Carry all jobs out; a result for each, in order. With one thread, in order as well.
+
+        Raises OSError where not even the threads' sockets could be had.
+        """
+        if not self._jobs:
+            return []
+        count = len(self._jobs)
+        jobs = ffi.new("struct rcn_job[]", count)
+        keep = []
+        ends = [first for _, _, first in self._jobs[1:]] + [len(self._kinds)]
+        for job, (path, mode, first), end in zip(jobs, self._jobs, ends, strict=True):
+            if path:
+                keep.append(ffi.new("char[]", path.encode()))
+                job.path = keep[-1]
+            job.mode, job.first, job.count = mode, first, end - first
+        results = ffi.new("struct rcn_result[]", count)
+        steps = ffi.from_buffer("struct rcn_step[]", self._steps) if self._steps else ffi.NULL
+        error = lib.rcn_run(jobs, count, steps, results, threads)
+        if error:
+            raise OSError(-error, "the netlink threads could not start")
+        return [
+            Result(r.cookie, () if not r.error else (self._failure(r, first, path),))
+            for r, (path, _, first) in zip(results, self._jobs, strict=True)
+        ]
+
+    def _failure(self, result: object, first: int, path: str) -> Failure:
+        r: object = result
+        step, error = int(r.step), int(r.error)  # type: ignore[attr-defined]
+        text = ffi.string(r.text).decode("utf-8", "replace")  # type: ignore[attr-defined]
+        if step == MAKING:
+            return Failure(error, text, f"enter or make the namespace of {path}")
+        if step == BINDING:
+            return Failure(error, text, f"bind the namespace to {path}")
+        shape, what = self._kinds[first + step]
+        return Failure(error, text, shape.format(what))
+
+
+def _name(name: str) -> bytes:
+    raw = name.encode()
+    if len(raw) > 15:
+        raise ValueError(f"{name!r} is longer than 15 bytes")
+    return raw
+
+
+def _text(text: bytes) -> bytes:
+    if len(text) > 254:
+        raise ValueError("longer than 254 bytes")
+    return text
