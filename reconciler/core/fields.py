@@ -1,0 +1,200 @@
+"""Text → value, for each kind of field. Every function raises ValueError with a whole sentence."""
+
+import re
+
+from reconciler.core.model import (
+    Address,
+    PortForward,
+    Range,
+    Subnet,
+    parse_address,
+    parse_subnet,
+)
+from reconciler.core.names import INTERFACE, NAME, RESERVED_INTERFACES
+
+NUMBER = re.compile(r"[0-9]{1,10}\Z", re.ASCII)
+MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}\Z", re.ASCII)
+SYSCTL = re.compile(r"net(\.[A-Za-z0-9_-]+)+\Z", re.ASCII)
+MTU = range(68, 65536)
+MTU_IPV6 = 1280
+
+
+def boolean(text: str) -> bool:
+    """`true` or `false`, and nothing else."""
+    if text not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
+def number(text: str, allowed: range, what: str) -> int:
+    """A decimal number."""
+    if not NUMBER.match(text) or int(text) not in allowed:
+        raise ValueError(f"{text!r} is no {what} ({allowed.start} to {allowed.stop - 1})")
+    return int(text)
+
+
+def word(text: str, *choices: str) -> str:
+    """One of a few words."""
+    if text not in choices:
+        raise ValueError(f"{text!r} is not possible here ({' or '.join(choices)})")
+    return text
+
+
+def name(text: str, limit: int, what: str) -> str:
+    """The name of a network or a container."""
+    if not NAME.match(text) or len(text) > limit:
+        raise ValueError(
+            f"{text!r} is no {what} name (at most {limit} of A-Z a-z 0-9 _ . + -, "
+            "beginning with a letter or digit)"
+        )
+    return text
+
+
+def interface(text: str) -> str:
+    """The name of an interface."""
+    if not INTERFACE.match(text) or text in RESERVED_INTERFACES:
+        raise ValueError(
+            f"{text!r} is no interface name (1 to 15 of A-Z a-z 0-9 _ . -, not beginning with "
+            ". or -, and not all, default or lo)"
+        )
+    return text
+
+
+def file_name(text: str) -> str:
+    """The name of a file of the netns dir."""
+    if not text or "/" in text or "\0" in text or text in (".", "..") or len(text.encode()) > 255:
+        raise ValueError(f"{text!r} is no file name (no /, not . or .., at most 255 bytes)")
+    return text
+
+
+def folder(text: str) -> str:
+    """An absolute path."""
+    if not text.startswith("/") or "\0" in text or len(text.encode()) > 4000:
+        raise ValueError(f"{text!r} is no absolute path (it must begin with /)")
+    return text.rstrip("/") or "/"
+
+
+def mac(text: str) -> bytes:
+    """A MAC that a station may have: six bytes, not multicast, not zero."""
+    if not MAC.match(text):
+        raise ValueError(f"{text!r} is no MAC (six bytes as in 02:42:0a:58:00:65)")
+    value = bytes.fromhex(text.replace(":", ""))
+    if value[0] & 1 or not any(value):
+        raise ValueError(f"{text!r} is a group address or zero (the first byte must be even)")
+    return value
+
+
+def address(text: str) -> Address:
+    """An IP address that a host may carry."""
+    try:
+        found = parse_address(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no IP address (176.10.0.5 or 2001:db8::5)") from None
+    first = found.value >> (24 if found.version == 4 else 120)
+    if found.value == 0 or (found.version == 4 and (first == 127 or first >= 224)):
+        raise ValueError(f"{text} is no address that a host can be given")
+    if found.version == 6 and (first == 0xFF or found.value == 1 or found.value >> 118 == 0x3FA):
+        raise ValueError(f"{text} is no address that a host can be given")
+    return found
+
+
+def subnet(text: str) -> Subnet:
+    """An IP network."""
+    try:
+        found = parse_subnet(text)
+    except ValueError as error:
+        hint = "176.10.0.0/16 or fd00:1::/64"
+        if "host bits" in str(error):
+            hint = f"{_masked(text)} is the network"
+        raise ValueError(f"{text!r} is no subnet ({hint})") from None
+    return found
+
+
+def _masked(text: str) -> str:
+    import ipaddress
+
+    return str(ipaddress.ip_network(text, strict=False))
+
+
+def address_range(text: str) -> Range:
+    """`176.10.1.0-176.10.2.255`, or a subnet."""
+    if "/" in text:
+        found = subnet(text)
+        return Range(found.version, found.value, found.last)
+    lead, dash, tail = text.partition("-")
+    if not dash:
+        only = address(text)
+        return Range(only.version, only.value, only.value)
+    try:
+        first, last = parse_address(lead.strip()), parse_address(tail.strip())
+    except ValueError:
+        raise ValueError(f"{text!r} is no range (176.10.1.0-176.10.1.255)") from None
+    if first.version != last.version or first.value > last.value:
+        raise ValueError(f"{text!r} is no range (the first address must not be above the last)")
+    return Range(first.version, first.value, last.value)
+
+
+def _ports(text: str, whole: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    low = _port(first, whole)
+    high = _port(last, whole) if dash else low
+    if high < low:
+        raise ValueError(f"{whole!r}: the port range {text} runs backwards")
+    return low, high - low + 1
+
+
+def _port(text: str, whole: str) -> int:
+    if not NUMBER.match(text) or int(text) not in range(1, 65536):
+        raise ValueError(f"{whole!r}: {text!r} is no port (1 to 65535)")
+    return int(text)
+
+
+def port_forward(text: str) -> PortForward:
+    """`[HOST_IP:]HOST[-HOST]:CONTAINER[-CONTAINER][/tcp|udp|sctp]`."""
+    rest, slash, protocol = text.partition("/")
+    if slash and protocol not in ("tcp", "udp", "sctp"):
+        raise ValueError(f"{text!r}: {protocol!r} is no protocol (tcp, udp or sctp)")
+    host_ip = None
+    if rest.startswith("["):
+        lead, close, rest = rest[1:].partition("]:")
+        if not close:
+            raise ValueError(f"{text!r}: the ] of the address is missing")
+        host_ip = address_or_loopback(lead)
+    parts = rest.split(":")
+    if len(parts) == 3 and host_ip is None:
+        host_ip = address_or_loopback(parts.pop(0))
+    if len(parts) != 2:
+        raise ValueError(f"{text!r} is no published port (HOST:CONTAINER, as in 8080:80)")
+    host, count = _ports(parts[0], text)
+    inner, inner_count = _ports(parts[1], text)
+    if inner_count not in (count, 1):
+        raise ValueError(f"{text!r}: {count} host ports lead to {inner_count} container ports")
+    if inner_count != count:
+        # A run of host ports with one container port is for replicas, which share it out.
+        return PortForward(
+            host_ip=host_ip, host_port=host, container_port=inner, count=-count,
+            protocol=protocol or "tcp",
+        )  # fmt: skip
+    return PortForward(
+        host_ip=host_ip,
+        host_port=host,
+        container_port=inner,
+        count=count,
+        protocol=protocol or "tcp",
+    )
+
+
+def address_or_loopback(text: str) -> Address:
+    """A host address to listen on; 127.0.0.1 and ::1 are fine here."""
+    try:
+        return parse_address(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no IP address") from None
+
+
+def sysctl(text: str) -> str:
+    """The name of a sysctl of a network namespace."""
+    dotted = text.replace("/", ".") if "." not in text else text
+    if not SYSCTL.match(dotted):
+        raise ValueError(f"{text!r} is no sysctl of a network namespace (it must begin with net.)")
+    return dotted

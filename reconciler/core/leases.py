@@ -1,0 +1,317 @@
+"""Automatic addresses: who holds which, and which is handed out next.
+
+A lease belongs to (container, network, interface, IP version) and outlives everything but its
+container. Never-used addresses go first, then the one freed longest ago.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from reconciler.core.model import (
+    BITS,
+    Address,
+    Container,
+    Interface,
+    Network,
+    Range,
+    Rejection,
+    Spec,
+    Subnet,
+)
+
+
+class Key(NamedTuple):
+    """What a lease belongs to."""
+
+    container: str
+    network: str
+    interface: str
+    version: int
+
+
+class Book(msgspec.Struct, frozen=True, kw_only=True):
+    """What the state dir holds about addresses."""
+
+    held: dict[Key, Address]
+    freed: dict[tuple[str, Address], int]
+    """(network, address) → serial number of its release; a higher one was freed later."""
+    serial: int = 0
+
+
+class Move(NamedTuple):
+    """A lease whose address changes, and why."""
+
+    key: Key
+    old: Address
+    new: Address
+    reason: str
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """An address for every automatic interface that could be given one."""
+
+    addresses: dict[Key, Address]
+    book: Book
+    moves: tuple[Move, ...]
+    problems: dict[str, str]
+    """Container → why it has no address."""
+    rejections: tuple[Rejection, ...]
+    """Declared addresses that the lease of a container in use holds."""
+
+
+class _Pool:
+    """The addresses of one network and IP version, and who has them."""
+
+    def __init__(self, network: Network, version: int, freed: Mapping[tuple[str, Address], int]):
+        self.network = network
+        self.subnet = network.subnet(version)
+        self.ranges = [r for r in network.ranges if r.version == version]
+        self.taken: set[int] = {g.value for g in network.gateways if g.version == version}
+        own = {a.value: n for (name, a), n in freed.items() if name == network.name}
+        self.freed = {value: n for value, n in own.items() if self.offered(value)}
+        self._fresh = self._never_used()
+        self._again: Iterator[int] | None = None
+
+    def usable(self, value: int) -> bool:
+        """Whether a member may carry it at all."""
+        return self.subnet is not None and is_usable(self.subnet, value)
+
+    def offered(self, value: int) -> bool:
+        return self.usable(value) and any(r.first <= value <= r.last for r in self.ranges)
+
+    def _never_used(self) -> Iterator[int]:
+        for r in self.ranges:
+            for value in range(r.first, r.last + 1):
+                if value not in self.freed and self.usable(value):
+                    yield value
+
+    def take(self) -> int | None:
+        """The next free address, never-used ones first; None: the range is exhausted."""
+        for value in self._fresh:
+            if value not in self.taken:
+                self.taken.add(value)
+                return value
+        if self._again is None:
+            self._again = iter(sorted(self.freed, key=lambda value: self.freed[value]))
+        for value in self._again:
+            if value not in self.taken:
+                self.taken.add(value)
+                return value
+        return None
+
+
+def is_usable(subnet: Subnet, value: int) -> bool:
+    """Whether a host may carry it: not the network's own nor the broadcast address (RFC 3021, 4291)."""
+    if not subnet.value <= value <= subnet.last:
+        return False
+    spare = BITS[subnet.version] - subnet.prefix
+    if spare <= 1:
+        return True
+    return value != subnet.value and not (subnet.version == 4 and value == subnet.last)
+
+
+def _declared(spec: Spec) -> Iterator[tuple[Container, Interface]]:
+    for container in spec.containers.values():
+        for interface in container.interfaces:
+            yield container, interface
+
+
+class _Assigner:
+    def __init__(
+        self,
+        spec: Spec,
+        book: Book,
+        standing: Mapping[Key, Address],
+        busy: Callable[[str], bool],
+        kept: Collection[str],
+    ) -> None:
+        self.spec, self.book, self.standing, self.busy, self.kept = spec, book, standing, busy, kept
+        self.pools: dict[tuple[str, int], _Pool] = {}
+        for network in spec.networks.values():
+            for subnet in network.subnets:
+                pool = _Pool(network, subnet.version, book.freed)
+                self.pools[network.name, subnet.version] = pool
+        self.wanted = [
+            (Key(c.name, i.network, i.name, version), i)
+            for c, i in _declared(spec)
+            for version in i.automatic
+        ]
+        self.keys = {key for key, _ in self.wanted}
+        self.held: dict[Key, Address] = {}
+        self.moves: list[Move] = []
+        self.problems: dict[str, str] = {}
+        self.rejections: list[Rejection] = []
+
+    def run(self) -> Assignment:
+        known = self._known()
+        explicit = self._explicit()
+        leaving = self._collide(known, explicit)
+        self._reserve(known, explicit)
+        pending = []
+        for key, _ in self.wanted:
+            pool = self.pools.get((key.network, key.version))
+            old = known.get(key)
+            if pool is None:
+                self.problems[key.container] = (
+                    f"network {key.network} has no IPv{key.version} subnet"
+                )
+            elif old is None or key in leaving or not pool.usable(old.value):
+                pending.append((key, pool, old))
+            elif old.value in pool.taken:
+                pending.append((key, pool, old))
+            else:
+                pool.taken.add(old.value)
+                self.held[key] = old
+        for key, pool, old in pending:
+            self._give(key, pool, old, leaving.get(key, ""))
+        return Assignment(
+            addresses={key: a for key, a in self.held.items() if key in self.keys},
+            book=self._next_book(),
+            moves=tuple(self.moves),
+            problems=self.problems,
+            rejections=tuple(self.rejections),
+        )
+
+    def _known(self) -> dict[Key, Address]:
+        """What each interface had: by the book, by a renamed interface, by what the kernel shows."""
+        known = {key: a for key, a in self.book.held.items() if key in self.keys}
+        orphans: dict[tuple[str, str, int], Address] = {}
+        for key, address in self.book.held.items():
+            if key not in self.keys and key.container in self.spec.containers:
+                orphans.setdefault((key.container, key.network, key.version), address)
+        for key, _ in self.wanted:
+            if key in known:
+                continue
+            moved = orphans.pop((key.container, key.network, key.version), None)
+            seen = moved or self.standing.get(key)
+            if seen is not None:
+                known[key] = seen
+        return known
+
+    def _explicit(self) -> dict[tuple[str, Address], tuple[Container, Interface]]:
+        return {
+            (interface.network, address): (container, interface)
+            for container, interface in _declared(self.spec)
+            for address in interface.addresses
+        }
+
+    def _collide(
+        self,
+        known: Mapping[Key, Address],
+        explicit: Mapping[tuple[str, Address], tuple[Container, Interface]],
+    ) -> dict[Key, str]:
+        """Leases that give way to a declared address, with the reason; or the declaration is refused."""
+        leaving: dict[Key, str] = {}
+        holders = {(key.network, a): key for key, a in {**self.book.held, **known}.items()}
+        for (network, address), (container, interface) in explicit.items():
+            key = holders.get((network, address))
+            if key is None or key.container == container.name:
+                continue
+            if self.busy(key.container):
+                position = container.interfaces.index(interface)
+                self.rejections.append(
+                    Rejection(
+                        place=interface.place,
+                        path=f"containers.{container.name}.interfaces[{position}].addresses",
+                        message=f"{address} is held by the lease of {key.container}, which is in "
+                        f"use (declare another address, or stop {key.container} first)",
+                    )
+                )
+            elif key in self.keys:
+                leaving[key] = f"{container.name} declares {address}"
+        return leaving
+
+    def _reserve(
+        self,
+        known: Mapping[Key, Address],
+        explicit: Mapping[tuple[str, Address], tuple[Container, Interface]],
+    ) -> None:
+        """Addresses that cannot be handed out: declared ones, and those of whoever still stands."""
+        for network, address in explicit:
+            pool = self.pools.get((network, address.version))
+            if pool is not None:
+                pool.taken.add(address.value)
+        self.staying: dict[Key, Address] = {}
+        for key, address in {**self.standing, **self.book.held}.items():
+            if key in self.keys:
+                continue
+            stands = key.container in self.kept or key in self.standing
+            if stands and key.container not in self.spec.containers:
+                pool = self.pools.get((key.network, key.version))
+                if pool is not None:
+                    pool.taken.add(address.value)
+                if (key.network, address) not in explicit:
+                    self.staying[key] = address
+
+    def _give(self, key: Key, pool: _Pool, old: Address | None, reason: str) -> None:
+        value = None
+        if old is not None and not reason and pool.subnet is not None:
+            value = _same_host_part(pool, old)
+        if value is None:
+            value = pool.take()
+        else:
+            pool.taken.add(value)
+        if value is None:
+            ranges = ", ".join(str(r) for r in pool.ranges)
+            self.problems[key.container] = (
+                f"no free IPv{key.version} address is left in {ranges} of network {key.network} "
+                "(widen `ranges`, or remove containers)"
+            )
+            return
+        new = Address(key.version, value)
+        self.held[key] = new
+        if old is not None and old != new:
+            why = reason or f"{old} is not free in network {key.network} any more"
+            self.moves.append(Move(key, old, new, why))
+
+    def _next_book(self) -> Book:
+        held = {**self.staying, **self.held}
+        freed = dict(self.book.freed)
+        serial = self.book.serial
+        in_use = {(key.network, a) for key, a in held.items()}
+        for key, address in self.book.held.items():
+            place = (key.network, address)
+            if place not in in_use:
+                serial += 1
+                freed[place] = serial
+        for place in in_use:
+            freed.pop(place, None)
+        return Book(held=held, freed=freed, serial=serial)
+
+
+def _same_host_part(pool: _Pool, old: Address) -> int | None:
+    """The address with the same host part in an edited subnet, where that is free."""
+    subnet = pool.subnet
+    assert subnet is not None  # callers have looked
+    host = old.value & ((1 << (BITS[subnet.version] - subnet.prefix)) - 1)
+    value = subnet.value | host
+    return value if pool.offered(value) and value not in pool.taken else None
+
+
+def whole_range(subnet: Subnet) -> Range:
+    """Every address of a subnet that a host may carry."""
+    first, last = subnet.value, subnet.last
+    if not is_usable(subnet, first):
+        first += 1
+    if not is_usable(subnet, last):
+        last -= 1
+    return Range(subnet.version, first, last)
+
+
+def assign(
+    spec: Spec,
+    book: Book,
+    *,
+    standing: Mapping[Key, Address],
+    busy: Callable[[str], bool],
+    kept: Collection[str],
+) -> Assignment:
+    """Give every automatic interface its address.
+
+    `standing`: what containers of ours carry in the kernel; it stands in for a lost book, and keeps
+    the addresses of those that are no longer declared. `busy`: whether processes live in a container.
+    `kept`: containers whose leases stay though they are not declared.
+    """
+    return _Assigner(spec, book, standing, busy, kept).run()

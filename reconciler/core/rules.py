@@ -1,0 +1,183 @@
+"""Errors of meaning that concern several objects: who holds what, who refers to whom."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from reconciler.core import names
+from reconciler.core.model import Address, Container, Network, PortForward
+from reconciler.core.schema import unknown
+
+BRIDGE_PORTS = 1023
+"""BR_PORT_BITS is 10 (net/bridge/br_private.h); port number 0 is not used."""
+
+
+class Clash(NamedTuple):
+    """An error of `kind`/`name` (kind: networks or containers), and where below it."""
+
+    kind: str
+    name: str
+    path: tuple[str | int, ...]
+    message: str
+
+
+class Claims:
+    """What objects have taken so far; whoever comes later and wants the same is refused."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, object], str] = {}
+        self._ports: dict[tuple[str, int], list[tuple[PortForward, str]]] = {}
+
+    def take(self, kind: str, value: object, holder: str) -> str | None:
+        """Take it, or answer with the one that has it."""
+        other = self._held.setdefault((kind, value), holder)
+        return other if other != holder else None
+
+    def take_ports(self, port: PortForward, holder: str) -> str | None:
+        """Take a run of host ports, or answer with a holder of one of them."""
+        for number in range(port.host_port, port.host_port + abs(port.count)):
+            others = self._ports.setdefault((port.protocol, number), [])
+            for other, who in others:
+                if _same_address(other.host_ip, port.host_ip):
+                    return f"{who} (port {number}/{port.protocol})"
+            others.append((port, holder))
+        return None
+
+
+def _same_address(one: Address | None, other: Address | None) -> bool:
+    if one is None or other is None:
+        return True
+    return one == other or (one.version == other.version and 0 in (one.value, other.value))
+
+
+def network_clashes(network: Network, claims: Claims, others: Mapping[str, Network]) -> Iterator[Clash]:
+    """What this network wants and another one has."""
+    def clash(message: str, *path: str | int) -> Clash:
+        return Clash("networks", network.name, path, message)
+
+    holder = claims.take("bridge", network.bridge, f"network {network.name}")
+    if holder:
+        yield clash(f"the bridge {network.bridge} is {holder}'s", "bridge")
+    for other in others.values():
+        for mine in network.subnets:
+            for theirs in other.subnets:
+                if other.name != network.name and mine.overlaps(theirs):
+                    yield clash(f"{mine} overlaps {theirs} of network {other.name}", "subnets")
+
+
+def uplink_clashes(network: Network, bridges: Mapping[str, str]) -> Iterator[Clash]:
+    """An uplink that is the bridge of a network."""
+    for uplink in network.uplinks:
+        if uplink in bridges:
+            yield Clash(
+                "networks",
+                network.name,
+                ("uplink",),
+                f"{uplink} is the bridge of network {bridges[uplink]} (name a link that leads out)",
+            )
+
+
+def container_clashes(
+    container: Container, claims: Claims, networks: Mapping[str, Network]
+) -> Iterator[Clash]:
+    """What this container wants and another one has, and routes and ports that lead nowhere."""
+    me = f"container {container.name}"
+
+    def clash(message: str, *path: str | int) -> Clash:
+        return Clash("containers", container.name, path, message)
+
+    if container.mode in ("network", "none"):
+        holder = claims.take("netns", container.netns, me)
+        if holder:
+            yield clash(f"the netns file {container.netns} is {holder}'s", "netns")
+    if container.bundle is not None:
+        holder = claims.take("bundle", container.bundle, me)
+        if holder:
+            yield clash(f"the bundle {container.bundle} is {holder}'s", "bundle")
+    for number, interface in enumerate(container.interfaces):
+        at = ("interfaces", number)
+        for place, address in enumerate(interface.addresses):
+            holder = claims.take("address", (interface.network, address), me)
+            if holder:
+                yield clash(f"{address} is {holder}'s already", *at, "addresses", place)
+        if interface.mac is not None:
+            holder = claims.take("mac", interface.mac, me)
+            if holder:
+                yield clash(f"{names.mac_text(interface.mac)} is {holder}'s", *at, "mac")
+        end = interface.host_interface or names.host_interface(
+            interface.network, container.name, interface.name
+        )
+        holder = claims.take("bridge", end, f"{me}/{interface.name}")
+        if holder:
+            yield clash(f"the host's link {end} is {holder}'s", *at, "host_interface")
+    inside = [networks[i.network] for i in container.interfaces]
+    for number, route in enumerate(container.routes):
+        if not any(s.holds(route.via) for network in inside for s in network.subnets):
+            yield clash(f"via {route.via} is on no link of the container", "routes", number, "via")
+    if container.ports:
+        serving = next(
+            (i for i in container.interfaces if i.default_versions), container.interfaces[0]
+        )
+        if networks[serving.network].internal:
+            yield clash(f"ports cannot be published into the internal network {serving.network}",
+                        "ports")  # fmt: skip
+    for number, port in enumerate(container.ports):
+        holder = claims.take_ports(port, me)
+        if holder:
+            yield clash(f"the host port of {port} is {holder}'s", "ports", number)
+
+
+def crowding(
+    networks: Mapping[str, Network], containers: Mapping[str, Container]
+) -> Iterator[Clash]:
+    """Networks with more members than their bridge or their ranges can take."""
+    ports: dict[str, int] = {}
+    wanted: dict[tuple[str, int], int] = {}
+    given: dict[tuple[str, int], set[int]] = {}
+    for container in containers.values():
+        for interface in container.interfaces:
+            ports[interface.network] = ports.get(interface.network, 0) + 1
+            for version in interface.automatic:
+                key = interface.network, version
+                wanted[key] = wanted.get(key, 0) + 1
+            for address in interface.addresses:
+                given.setdefault((interface.network, address.version), set()).add(address.value)
+    for name, count in ports.items():
+        if count > BRIDGE_PORTS:
+            yield Clash(
+                "networks",
+                name,
+                (),
+                f"{count} members, and a bridge takes {BRIDGE_PORTS} ports (spread them over several "
+                "networks, or use type: routed)",
+            )
+    for (name, version), count in wanted.items():
+        network = networks[name]
+        taken = given.get((name, version), set())
+        taken |= {g.value for g in network.gateways if g.version == version}
+        room = 0
+        for r in network.ranges:
+            if r.version == version:
+                room += r.last - r.first + 1 - sum(r.first <= v <= r.last for v in taken)
+        if count > room:
+            yield Clash(
+                "networks",
+                name,
+                ("ranges",),
+                f"{count} members want an IPv{version} address and {room} are there to be handed "
+                "out (widen `ranges` or `subnets`)",
+            )
+
+
+def join_clash(container: Container, containers: Mapping[str, Container]) -> Clash | None:
+    """A `join` that leads nowhere."""
+    target = container.join
+    if target is None:
+        return None
+    message = ""
+    if target == container.name:
+        message = "a container cannot join itself"
+    elif target not in containers:
+        message = unknown("container", target, containers)
+    elif containers[target].mode not in ("network", "none"):
+        message = f"{target} has no namespace of its own (join one with mode network or none)"
+    return Clash("containers", container.name, ("join",), message) if message else None

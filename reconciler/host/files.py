@@ -1,0 +1,65 @@
+"""Folders and files that root writes: through a folder descriptor, by temporary file and rename."""
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+
+from reconciler.core.errors import ObjectError
+
+
+def own_directory(path: str, mode: int) -> None:
+    """Make `path` where it is absent; refuse one that others own or can write to."""
+    os.makedirs(path, mode=mode, exist_ok=True)
+    found = os.stat(path)
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+        raise ObjectError(
+            "host",
+            f"use {path}",
+            "others can write to it",
+            f"chown root {path}; chmod go-w {path}",
+        )
+
+
+@contextlib.contextmanager
+def folder(path: str) -> Iterator[int]:
+    """A descriptor of the folder."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read_at(fd: int, name: str, limit: int) -> tuple[bytes, os.stat_result]:
+    """A regular file's content and state. No link is followed. Raises OSError."""
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
+    with open(file, "rb") as opened:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(22, "not a regular file")
+        content = opened.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(27, f"larger than {limit >> 20} MiB")
+    return content, found
+
+
+def replace_at(fd: int, name: str, content: bytes, like: os.stat_result) -> None:
+    """Put `content` in the place of `name`, with the mode and owner of `like`."""
+    temporary = f".{name}.{secrets.token_hex(6)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(temporary, flags, 0o600, dir_fd=fd)
+    try:
+        with open(file, "wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fchown(file, like.st_uid, like.st_gid)
+            os.fchmod(file, stat.S_IMODE(like.st_mode))
+            os.fsync(file)
+        os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=fd)
+        raise
+    os.fsync(fd)

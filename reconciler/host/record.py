@@ -1,0 +1,157 @@
+"""The run dir's record of what runcnet made: the first witness of ownership, gone at a reboot.
+
+What is about to be made is written down before it is made (cookie or ifindex 0), so that a kill
+leaves nothing that nobody answers for.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping
+
+from reconciler.core.errors import StoreError
+from reconciler.host.files import own_directory
+from reconciler.host.machine import boot_id
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS space (container TEXT PRIMARY KEY, cookie INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS end (
+    ifindex INTEGER PRIMARY KEY, network TEXT, container TEXT, interface TEXT);
+CREATE TABLE IF NOT EXISTS bridge (network TEXT PRIMARY KEY, ifindex INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS scene (boot TEXT, cookie INTEGER);
+"""
+
+
+class Record:
+    """An open record. `present`: it was there before, and speaks of this network namespace."""
+
+    def __init__(
+        self, db: sqlite3.Connection, *, present: bool, scene: tuple[str, int]
+    ) -> None:
+        self._db = db
+        self._scene = scene
+        self.present = present
+
+    @classmethod
+    def open(cls, directory: str, *, cookie: int, read_only: bool = False) -> "Record":
+        """Open the record of the host whose network namespace has that cookie."""
+        path = os.path.join(directory, "record.db")
+        scene = (boot_id(), cookie)
+        try:
+            if read_only:
+                db, present = _read_only(path, scene)
+                return cls(db, present=present, scene=scene)
+            own_directory(directory, 0o755)
+            db, present = _open(path, scene)
+            return cls(db, present=present, scene=scene)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path}: cannot be opened: {error} (see --run-dir)") from error
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    def spaces(self) -> dict[str, int]:
+        """Container → cookie of its namespace."""
+        return dict(self._db.execute("SELECT container, cookie FROM space"))
+
+    def ends(self) -> dict[int, tuple[str, str, str]]:
+        """Ifindex of a host end → network, container, interface."""
+        rows = self._db.execute("SELECT ifindex, network, container, interface FROM end")
+        return {index: (network, container, name) for index, network, container, name in rows}
+
+    def bridges(self) -> dict[str, int]:
+        """Network → ifindex of its bridge."""
+        return dict(self._db.execute("SELECT network, ifindex FROM bridge"))
+
+    def adopt(
+        self,
+        spaces: Mapping[str, int],
+        ends: Mapping[int, tuple[str, str, str]],
+        bridges: Mapping[str, int],
+    ) -> None:
+        """Begin anew with what the marks say is ours; from here on the record is believed first."""
+        self._db.execute("BEGIN IMMEDIATE")
+        rows = [(index, *end) for index, end in ends.items()]
+        self._db.executemany("INSERT OR REPLACE INTO space VALUES (?, ?)", spaces.items())
+        self._db.executemany("INSERT OR REPLACE INTO end VALUES (?, ?, ?, ?)", rows)
+        self._db.executemany("INSERT OR REPLACE INTO bridge VALUES (?, ?)", bridges.items())
+        self._db.execute("INSERT INTO scene VALUES (?, ?)", self._scene)
+        self._db.execute("COMMIT")
+        self.present = True
+
+    def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        rows = list(rows)
+        if not rows:
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany(statement, rows)
+        self._db.execute("COMMIT")
+
+    def note_spaces(self, spaces: Mapping[str, int]) -> None:
+        """Write down namespaces."""
+        self._write("INSERT OR REPLACE INTO space VALUES (?, ?)", spaces.items())
+
+    def note_ends(self, ends: Mapping[int, tuple[str, str, str]]) -> None:
+        """Write down host ends."""
+        self._write(
+            "INSERT OR REPLACE INTO end VALUES (?, ?, ?, ?)",
+            [(index, *end) for index, end in ends.items()],
+        )
+
+    def note_bridges(self, bridges: Mapping[str, int]) -> None:
+        """Write down bridges."""
+        self._write("INSERT OR REPLACE INTO bridge VALUES (?, ?)", bridges.items())
+
+    def forget(
+        self,
+        *,
+        containers: Iterable[str] = (),
+        ends: Iterable[int] = (),
+        bridges: Iterable[str] = (),
+    ) -> None:
+        """Strike out what is gone."""
+        self._write("DELETE FROM space WHERE container=?", [(name,) for name in containers])
+        self._write("DELETE FROM end WHERE ifindex=?", [(index,) for index in ends])
+        self._write("DELETE FROM bridge WHERE network=?", [(name,) for name in bridges])
+
+
+def _matches(db: sqlite3.Connection, scene: tuple[str, int]) -> bool:
+    try:
+        return db.execute("SELECT boot, cookie FROM scene").fetchone() == scene
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _open(path: str, scene: tuple[str, int]) -> tuple[sqlite3.Connection, bool]:
+    for _ in range(2):
+        db = sqlite3.connect(path, isolation_level=None, timeout=30)
+        with contextlib.suppress(sqlite3.DatabaseError):
+            # What is lost with the power is lost with the objects it speaks of.
+            db.execute("PRAGMA synchronous=OFF")
+            db.execute("PRAGMA journal_mode=WAL")
+            db.executescript(SCHEMA)
+            if _matches(db, scene):
+                return db, True
+            if db.execute("SELECT count(*) FROM scene").fetchone() == (0,):
+                return db, False
+        db.close()
+        # It is damaged, or speaks of another start or another network namespace.
+        for tail in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path + tail)
+    raise sqlite3.DatabaseError("it cannot be made")
+
+
+def _read_only(path: str, scene: tuple[str, int]) -> tuple[sqlite3.Connection, bool]:
+    memory = sqlite3.connect(":memory:", isolation_level=None)
+    if os.path.exists(path):
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source:
+            with contextlib.suppress(sqlite3.DatabaseError):
+                source.backup(memory)
+    if _matches(memory, scene):
+        return memory, True
+    memory.close()
+    memory = sqlite3.connect(":memory:", isolation_level=None)
+    memory.executescript(SCHEMA)
+    return memory, False

@@ -1,0 +1,176 @@
+"""The state dir: leases, the last good content of each file, small facts. SQLite, WAL, FULL."""
+
+import contextlib
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+
+from reconciler.core.errors import StoreError
+from reconciler.core.leases import Book, Key
+from reconciler.core.model import Address
+from reconciler.host.files import own_directory
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS lease (
+    container TEXT, network TEXT, interface TEXT, version INTEGER, address TEXT,
+    PRIMARY KEY (container, network, interface, version)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS freed (
+    network TEXT, version INTEGER, address TEXT, serial INTEGER,
+    PRIMARY KEY (network, version, address)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS file (name TEXT PRIMARY KEY, content BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+"""
+BUSY_MS = 30_000
+
+
+class Store:
+    """An open state dir. Read-only ones hold an empty copy in memory where there is no file."""
+
+    def __init__(self, db: sqlite3.Connection, notes: tuple[str, ...]) -> None:
+        self._db = db
+        self.notes = notes
+
+    @classmethod
+    def open(cls, directory: str, *, read_only: bool = False) -> "Store":
+        """Open `directory`; a damaged database is put aside, and addresses are read back."""
+        path = os.path.join(directory, "state.db")
+        try:
+            if read_only:
+                return cls(_read_only(path), ())
+            own_directory(directory, 0o700)
+            try:
+                return cls(_open(path), ())
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+                    raise
+                aside = _put_aside(path)
+                note = f"{path} was damaged ({error}) and is kept as {aside}"
+                return cls(_open(path), (note,))
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path}: cannot be opened: {error} (see --state-dir)") from error
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is on disk at its end, or nothing of it."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(f"the state cannot be written: {error}") from error
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def book(self) -> Book:
+        """All leases."""
+        held = {
+            Key(container, network, interface, version): Address(version, int(address, 16))
+            for container, network, interface, version, address in self._db.execute(
+                "SELECT container, network, interface, version, address FROM lease"
+            )
+        }
+        freed = {
+            (network, Address(version, int(address, 16))): serial
+            for network, version, address, serial in self._db.execute(
+                "SELECT network, version, address, serial FROM freed"
+            )
+        }
+        return Book(held=held, freed=freed, serial=int(self.get("serial") or 0))
+
+    def save_book(self, old: Book, new: Book) -> None:
+        """Write what differs between the two."""
+        gone = [key for key in old.held if key not in new.held]
+        self._db.executemany(
+            "DELETE FROM lease WHERE container=? AND network=? AND interface=? AND version=?", gone
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?)",
+            [
+                (*key, f"{a.value:x}")
+                for key, a in new.held.items()
+                if old.held.get(key) != a
+            ],
+        )
+        self._db.executemany(
+            "DELETE FROM freed WHERE network=? AND version=? AND address=?",
+            [(n, a.version, f"{a.value:x}") for n, a in old.freed if (n, a) not in new.freed],
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO freed VALUES (?, ?, ?, ?)",
+            [
+                (n, a.version, f"{a.value:x}", serial)
+                for (n, a), serial in new.freed.items()
+                if old.freed.get((n, a)) != serial
+            ],
+        )
+        if old.serial != new.serial:
+            self.put("serial", str(new.serial))
+
+    def remembered(self) -> dict[str, bytes]:
+        """The last good content of each definition file."""
+        rows = self._db.execute("SELECT name, content FROM file")
+        return {name: zlib.decompress(content) for name, content in rows}
+
+    def remember(self, contents: Mapping[str, bytes], *, forget: Iterable[str]) -> None:
+        """Keep the content of good files, and drop that of files that are gone."""
+        self._db.executemany("DELETE FROM file WHERE name=?", [(name,) for name in forget])
+        self._db.executemany(
+            "INSERT OR REPLACE INTO file VALUES (?, ?)",
+            [(name, zlib.compress(content, 1)) for name, content in contents.items()],
+        )
+
+    def get(self, name: str) -> str | None:
+        """A small fact."""
+        row = self._db.execute("SELECT value FROM fact WHERE name=?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def put(self, name: str, value: str) -> None:
+        """Write a small fact."""
+        self._db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
+
+
+def _open(path: str) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        if db.execute("PRAGMA quick_check").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("quick_check failed")
+        db.executescript(SCHEMA)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _read_only(path: str) -> sqlite3.Connection:
+    """A copy in memory: a reader of a WAL database would otherwise write its -shm file."""
+    memory = sqlite3.connect(":memory:", isolation_level=None)
+    if os.path.exists(path):
+        uri = f"file:{path}?mode=ro".replace("#", "%23")
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=5)) as source:
+            try:
+                source.backup(memory)
+            except sqlite3.DatabaseError:
+                memory.close()
+                memory = sqlite3.connect(":memory:", isolation_level=None)
+    memory.executescript(SCHEMA)
+    return memory
+
+
+def _put_aside(path: str) -> str:
+    number = 1
+    while os.path.exists(f"{path}.broken-{number}"):
+        number += 1
+    aside = f"{path}.broken-{number}"
+    os.rename(path, aside)
+    for tail in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + tail)
+    return aside
