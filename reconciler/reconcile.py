@@ -4,9 +4,11 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from typing import NamedTuple
+
 import msgspec
 
-from reconciler import attachment
+from reconciler.attachment import Attachments
 from reconciler.core import ops
 from reconciler.core.desired import Desired, desired_state
 from reconciler.core.errors import FirewallError, RuncnetError
@@ -42,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lock_timeout_s: float = 30.0
 
 
-class Prospect(msgspec.Struct, frozen=True, kw_only=True):
+class Prospect(NamedTuple):
     """All that was read and decided before anything is changed."""
 
     declared: Declared
@@ -53,7 +55,7 @@ class Prospect(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan
     policy: Policy
     firewall: ops.ReplaceFirewall | None
-    attached: tuple[Operation, ...]
+    attached: Attachments
     """Bundles and dns files, after all else."""
     moves: tuple[Operation, ...]
     problems: dict[str, list[str]]
@@ -66,7 +68,7 @@ class Prospect(msgspec.Struct, frozen=True, kw_only=True):
         wall = (self.firewall,) if self.firewall else ()
         p = self.plan
         middle = p.networks + wall + p.host + p.creations + p.repairs
-        return self.moves + p.removals + middle + self.attached + p.last
+        return self.moves + p.removals + middle + tuple(self.attached.operations) + p.last
 
 
 class Pass:
@@ -78,17 +80,19 @@ class Pass:
         *,
         store: Store,
         record: Record,
+        changing: bool,
         only: frozenset[str] | None = None,
         stop: Callable[[], bool] = lambda: False,
-        progress: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.settings = settings
         self.store = store
         self.record = record
         self.only = only
         self.stop = stop
-        self.progress = progress
-        self.backend = firewall.backend(settings.firewall, run_dir=settings.run_dir)
+        self.progress: Callable[[int], None] = lambda count: None
+        self.changing = changing
+        self.notes: tuple[str, ...] = ()
+        self.backend = firewall.backend(settings.firewall)
         self.machine = machine_id()
 
     # -- reading ----------------------------------------------------------------------------
@@ -110,6 +114,8 @@ class Pass:
         declared = read_declared(settings.config_dirs, self.store.remembered())
         spec = declared.loaded.spec
         observed = self.observe(spec)
+        if not self.record.present and self.changing:
+            self.adopt(observed)
         busy = busy_in(observed)
         book = self.store.book()
         kept = set(observed.containers) | set(declared.loaded.waiting)
@@ -144,14 +150,9 @@ class Pass:
         for name, text in {**assignment.problems, **declared.loaded.waiting}.items():
             problems.setdefault(f"container/{name}", []).append(text)
         policy, wall, notes = self._firewall(desired, decided, scene, observed, problems)
-        attached, troubles = attachment.look(
-            usable,
-            assignment.addresses,
-            run_dir=settings.run_dir,
-            netns_dir=settings.netns_dir,
-            only=self.only,
-        )
-        for name, text in troubles:
+        attached = Attachments(run_dir=settings.run_dir, netns_dir=settings.netns_dir)
+        attached.look(usable, assignment.addresses, only=self.only)
+        for name, text in attached.problems:
             problems.setdefault(name, []).append(text)
         for container in spec.containers.values():
             if container.ports:
@@ -167,7 +168,7 @@ class Pass:
             plan=decided,
             policy=policy,
             firewall=wall,
-            attached=tuple(attached),
+            attached=attached,
             moves=tuple(
                 ops.MoveLease(
                     object=f"container/{move.key.container}",
@@ -196,6 +197,19 @@ class Pass:
             expected=expected,
             sysctls=sorted(names),
             ipv6=any(s.version == 6 for n in spec.networks.values() for s in n.subnets),
+        )
+
+    def adopt(self, observed: Observed) -> None:
+        """Begin a lost record anew with what the marks on the objects say."""
+        containers = observed.containers.values()
+        self.record.adopt(
+            {seen.name: seen.space.cookie for seen in containers if seen.space is not None},
+            {
+                end.host.index: (end.network, seen.name, end.name)
+                for seen in containers
+                for end in seen.ends
+            },
+            {network: link.index for network, link in observed.bridges.items()},
         )
 
     def _firewall(
@@ -238,7 +252,7 @@ class Pass:
         except FirewallError as error:
             problems.setdefault("firewall", []).append(str(error))
             return policy, None, []
-        notes = [*seen.notes, *self.backend.warnings(policy)]
+        notes = list(self.backend.warnings(policy))
         if not seen.differences:
             return policy, None, notes
         operation = ops.ReplaceFirewall(
@@ -287,7 +301,7 @@ class Pass:
         if not self.stop():
             run(kernel.perform(decided.repairs))
         if not self.stop():
-            run(attachment.carry_out(prospect.attached))
+            run(prospect.attached.carry_out(prospect.attached.operations))
             run(kernel.perform(decided.last))
         return outcomes
 
@@ -311,8 +325,6 @@ class Pass:
             return not prospect.policy.guards
         outcomes.append(Outcome(prospect.firewall, None))
         return True
-
-    notes: tuple[str, ...] = ()
 
     def keep_books(self, prospect: Prospect, old: Book) -> None:
         """Write leases and the content of good files; before the kernel is changed."""
@@ -398,12 +410,11 @@ def opened(
                     settings.run_dir,
                     settings.state_dir,
                     timeout_s=settings.lock_timeout_s,
-                    cookie=rtnl.cookie(),
                 )
             )
         store = Store.open(settings.state_dir, read_only=not change)
         stack.callback(store.close)
-        record = Record.open(settings.run_dir, read_only=not change)
+        record = Record.open(settings.run_dir, cookie=rtnl.cookie(), read_only=not change)
         stack.callback(record.close)
         yield store, record
 
@@ -422,7 +433,9 @@ def reconcile(
     """
     started = time.monotonic()
     with opened(settings, change=not dry_run) as (store, record):
-        one = Pass(settings, store=store, record=record, only=only, stop=stop)
+        one = Pass(
+            settings, store=store, record=record, changing=not dry_run, only=only, stop=stop
+        )
         if dry_run:
             prospect = one.prospect()
             done = [Done(operation=op, ok=None) for op in prospect.operations]
@@ -436,6 +449,8 @@ def reconcile(
         outcomes = one.carry_out(prospect)
         if outcomes and not stop():
             outcomes += one.verify(prospect, outcomes)
+        if only is None and not prospect.declared.keep:
+            prospect.attached.sweep(set(prospect.spec.containers) | set(prospect.observed.containers))
         done = [
             Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes
         ]

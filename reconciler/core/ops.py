@@ -122,7 +122,9 @@ class RemoveContainer(Operation, frozen=True, kw_only=True):
     path: str
     """Its file in the netns dir; empty where only host ends are left."""
     ends: tuple[int, ...]
-    """Host ends that are taken away by hand, for a process may keep the namespace alive."""
+    """Its host ends."""
+    forced: bool = False
+    """Whether the host ends are taken away by hand, for processes keep the namespace alive."""
 
     @property
     def action(self) -> str:  # noqa: D102

@@ -1,172 +1,285 @@
-"""Policy → the chains of the legacy xtables, as plain values; no library, no kernel.
+"""The policy as iptables chains, and what must be edited to get there. Pure: no kernel, no library.
 
-One jump from each built-in chain leads to a chain of ours. Every rule carries `runcnet:OBJECT`.
+Each IP version has two tables of ours. A packet in `filter` passes the rules of all networks in
+three phases: what is settled first (replies, members of one network), then what must never cross
+from one network into another, then what may enter and leave. Within a phase networks do not
+concern each other, so rules grow with the number of networks, not with the number of pairs.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from reconciler.core.model import Subnet
 from reconciler.core.policy import NetworkPolicy, Policy
 
-FORWARD = "RUNCNET-FORWARD"
-POSTROUTING = "RUNCNET-POSTROUTING"
-USER = "RUNCNET-USER"
+BASE = {"filter": "FORWARD", "nat": "POSTROUTING"}
+"""The tables that are used, each with the built-in chain that jumps to ours."""
 PREFIX = "RUNCNET-"
-JUMPS = {("filter", "FORWARD"): FORWARD, ("nat", "POSTROUTING"): POSTROUTING}
+FORWARD = "RUNCNET-FORWARD"
+CROSS = "RUNCNET-CROSS"
+USER = "RUNCNET-USER"
+POSTROUTING = "RUNCNET-POSTROUTING"
+TOP = {"filter": FORWARD, "nat": POSTROUTING}
+MARK = "runcnet:"
 PROGRAM = {4: "iptables-legacy", 6: "ip6tables-legacy"}
 
 
 class Rule(NamedTuple):
-    """One rule. Empty fields say nothing; `states` is what conntrack is asked for."""
+    """One rule, in the few words that ours need. An empty word asks for nothing."""
 
     target: str
-    comment: str
-    link_in: str = ""
-    link_out: str = ""
-    source: str = ""
-    destination: str = ""
-    states: str = ""
-    other: str = ""
-    """What a rule in the kernel says beyond this; no rule of ours has it."""
+    comment: str = ""
+    in_link: str = ""
+    out_link: str = ""
+    source: Subnet | None = None
+    destination: Subnet | None = None
+    replies: bool = False
+    """`-m conntrack --ctstate RELATED,ESTABLISHED`."""
+    bridged: bool = False
+    """`-m physdev --physdev-is-bridged`."""
+    other: bytes = b""
+    """The kernel's bytes of a rule that these words cannot say: nobody's mistake is ever mistaken
+    for ours, and a rule that must stay can be written back as it was."""
 
     def words(self) -> list[str]:
-        """As the words of `iptables -A CHAIN`."""
-        words = ["-i", self.link_in] if self.link_in else []
-        words += ["-o", self.link_out] if self.link_out else []
-        words += ["-s", self.source] if self.source else []
-        words += ["-d", self.destination] if self.destination else []
-        words += ["-m", "conntrack", "--ctstate", self.states] if self.states else []
-        return [*words, "-m", "comment", "--comment", self.comment, "-j", self.target]
+        """The rule as iptables takes it, from `-s` to the target."""
+        words: list[str] = []
+        for flag, value in (
+            ("-s", self.source),
+            ("-d", self.destination),
+            ("-i", self.in_link),
+            ("-o", self.out_link),
+        ):
+            if value:
+                words += [flag, str(value)]
+        if self.bridged:
+            words += ["-m", "physdev", "--physdev-is-bridged"]
+        if self.replies:
+            words += ["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]
+        if self.comment:
+            words += ["-m", "comment", "--comment", self.comment]
+        return [*words, "-j", self.target] if self.target else words
 
 
-Chains = dict[str, tuple[Rule, ...]]
-Tables = dict[tuple[int, str], Chains]
-"""(IP version, table) → the chains of ours in it."""
+Chains = Mapping[str, tuple[Rule, ...]]
+
+HOST = MARK + "host"
+JUMPS = {table: Rule(top, HOST) for table, top in TOP.items()}
+ASK_USER = Rule(USER, HOST)
+BRIDGED = Rule("RETURN", HOST, bridged=True)
+GUARD = Rule("DROP", HOST)
 
 
-def owner(rule: Rule) -> str:
-    """The object that a rule serves, or the empty string."""
-    return rule.comment.removeprefix("runcnet:") if rule.comment.startswith("runcnet:") else ""
+class Edit(NamedTuple):
+    """One step of a commit; rules are counted from 1, in the chain as the steps before left it."""
+
+    verb: str
+    """`new`, `flush`, `append`, `insert`, `delete` (a rule by its number), `remove` (a chain)."""
+    chain: str
+    rule: Rule | None = None
+    number: int = 0
 
 
-def tables(policy: Policy, standing: Mapping[tuple[int, str], Chains]) -> Tables:
-    """The chains that `policy` asks for; rules of kept networks are taken over from `standing`."""
-    result: Tables = {}
-    for version in (4, 6):
-        networks = [n for n in policy.networks if any(s.version == version for s in n.subnets)]
-        kept_forward = _kept(policy, standing.get((version, "filter"), {}).get(FORWARD, ()))
-        kept_nat = _kept(policy, standing.get((version, "nat"), {}).get(POSTROUTING, ()))
-        guard = version in policy.guards
-        if networks or guard or kept_forward:
-            rules = [Rule(USER, "runcnet:host")]
-            rules += _forward(networks, kept_forward)
-            if guard:
-                rules.append(Rule("DROP", "runcnet:host"))
-            result[version, "filter"] = {FORWARD: tuple(rules)}
-        nat = _masquerade(networks, version) + kept_nat
-        if nat:
-            result[version, "nat"] = {POSTROUTING: tuple(nat)}
-    return result
+# -- what is wanted -----------------------------------------------------------------------------
 
 
-def _kept(policy: Policy, rules: Sequence[Rule]) -> list[Rule]:
-    fresh = {n.name for n in policy.networks}
-    return [rule for rule in rules if owner(rule) in policy.kept - fresh]
+def wanted(policy: Policy, *, version: int, table: str, have: Chains, bridged: bool) -> Chains:
+    """Our chains as they should be; `have` gives the rules of the networks that are kept.
 
-
-def _forward(networks: Sequence[NetworkPolicy], kept: Sequence[Rule]) -> list[Rule]:
-    """Filter rules, in three parts: within and between networks, then in, then out.
-
-    Kept rules stand where rules of their kind stand: those that let packets out of a network come
-    last, all others before what drops.
+    `bridged`: the kernel shows bridged packets to this table (br_netfilter), so the guard must let
+    those of foreign bridges pass: they are switched, not routed.
     """
-    between: list[Rule] = []
-    inward: list[Rule] = []
-    outward: list[Rule] = []
-    for n in networks:
-        mark, link = f"runcnet:{n.name}", n.link
-        # Bridged packets come by here too where br_netfilter is on.
-        within = "DROP" if n.isolate_members else "ACCEPT"
-        between.append(Rule(within, mark, link_in=link, link_out=link))
-        if n.internal:
-            between.append(Rule("DROP", mark, link_in=link))
-            between.append(Rule("DROP", mark, link_out=link))
-            continue
-        between += [
-            Rule("DROP", mark, link_in=link, link_out=other.link)
-            for other in networks
-            if other.link != link
-        ]
-        inward.append(Rule("ACCEPT", mark, link_out=link, states="RELATED,ESTABLISHED"))
-        if n.inbound == "open":
-            inward += [Rule("ACCEPT", mark, link_in=u, link_out=link) for u in n.uplinks or ("",)]
-        inward.append(Rule("DROP", mark, link_out=link))
-        outward += [Rule("ACCEPT", mark, link_in=link, link_out=u) for u in n.uplinks or ("",)]
-        outward.append(Rule("DROP", mark, link_in=link))
-    parts: list[list[Rule]] = [between, inward, outward]
-    for rule in kept:
-        both = bool(rule.link_in and rule.link_out)
-        late = rule.link_in and not rule.states and not (rule.target == "DROP" and both)
-        parts[2 if late else 1].append(rule)
-    return between + inward + outward
+    build = _filter if table == "filter" else _nat
+    sections = _standing(have.get(TOP[table], ()), policy.kept)
+    for network in policy.networks:
+        subnet = next((s for s in network.subnets if s.version == version), None)
+        if subnet is not None:
+            sections[network.name] = tuple(build(network, subnet))
+    rules = [rule for name in sorted(sections) for rule in sections[name]]
+    if table == "nat":
+        rules.sort(key=lambda rule: rule.target != "RETURN")
+        translated = any(rule.target == "MASQUERADE" or rule.other for rule in rules)
+        return {POSTROUTING: tuple(rules)} if translated else {}
+    rules.sort(key=_phase)
+    tail = (BRIDGED, GUARD)[not bridged :] if version in policy.guards else ()
+    if not rules and not tail:
+        return {}
+    chains = {USER: have.get(USER, ()), FORWARD: (ASK_USER, *rules, *tail)}
+    if rules:
+        fences = _standing(have.get(CROSS, ()), policy.kept)
+        for network in policy.networks:
+            if network.name in sections:
+                drop = Rule("DROP", MARK + network.name, out_link=network.link)
+                fences[network.name] = (drop,)
+        chains[CROSS] = tuple(rule for name in sorted(fences) for rule in fences[name])
+    return chains
 
 
-def _masquerade(networks: Sequence[NetworkPolicy], version: int) -> list[Rule]:
-    """Translate what leaves; what goes to a network of ours keeps its address."""
-    ours = [(n, s) for n in networks for s in n.subnets if s.version == version]
-    rules: list[Rule] = []
-    for n, subnet in ours:
-        if version not in n.masquerade:
-            continue
-        mark = f"runcnet:{n.name}"
-        rules += [
-            Rule("RETURN", mark, source=str(subnet), destination=str(other)) for _, other in ours
-        ]
-        rules += [
-            Rule("MASQUERADE", mark, source=str(subnet), link_out=u) for u in n.uplinks or ("",)
-        ]
-    return rules
+def _filter(network: NetworkPolicy, subnet: Subnet) -> Iterator[Rule]:
+    link, mark = network.link, MARK + network.name
+    if not network.internal:
+        yield Rule("ACCEPT", mark, out_link=link, replies=True)
+    yield Rule(
+        "DROP" if network.isolate_members else "ACCEPT", mark, in_link=link, out_link=link
+    )
+    yield Rule(CROSS, mark, in_link=link)
+    if network.internal:
+        yield Rule("DROP", mark, in_link=link)
+        yield Rule("DROP", mark, out_link=link)
+        return
+    entrances = network.uplinks or ("",) if network.inbound == "open" else ()
+    for uplink in entrances:
+        yield Rule("ACCEPT", mark, in_link=uplink, out_link=link)
+    if "" not in entrances:
+        yield Rule("DROP", mark, out_link=link)
+    for uplink in network.uplinks or ("",):
+        yield Rule("ACCEPT", mark, in_link=link, out_link=uplink)
+    if network.uplinks:
+        yield Rule("DROP", mark, in_link=link)
 
 
-def describe(version: int, table: str, seen: Chains, wanted: Chains) -> list[str]:
-    """One line for each chain that differs."""
+def _nat(network: NetworkPolicy, subnet: Subnet) -> Iterator[Rule]:
+    mark = MARK + network.name
+    # What goes to a network of ours keeps its source address, wherever it comes from.
+    yield Rule("RETURN", mark, destination=subnet)
+    yield Rule("RETURN", mark, out_link=network.link)
+    if subnet.version in network.masquerade and not network.internal:
+        for uplink in network.uplinks or ("",):
+            yield Rule("MASQUERADE", mark, out_link=uplink, source=subnet)
+
+
+def _phase(rule: Rule) -> int:
+    """Where in RUNCNET-FORWARD a network's rule belongs."""
+    if rule.replies or (rule.in_link and rule.in_link == rule.out_link):
+        return 0
+    return 1 if rule.target == CROSS else 2
+
+
+def _owner(rule: Rule) -> str:
+    """The network that a rule in a chain of ours belongs to, or nothing."""
+    # A network may be called `host`: the host's own rules are told by their content.
+    if not rule.comment.startswith(MARK) or rule in (ASK_USER, BRIDGED, GUARD):
+        return ""
+    return rule.comment.removeprefix(MARK)
+
+
+def _standing(rules: Iterable[Rule], names: frozenset[str]) -> dict[str, tuple[Rule, ...]]:
+    """The rules that these networks have in a chain now."""
+    found: dict[str, list[Rule]] = {}
+    for rule in rules:
+        if _owner(rule) in names:
+            found.setdefault(_owner(rule), []).append(rule)
+    return {name: tuple(rules) for name, rules in found.items()}
+
+
+def networks_in(have: Chains) -> frozenset[str]:
+    """The networks that own rules in our chains of a table."""
+    ours = (rules for chain, rules in have.items() if _ours(chain) and chain != USER)
+    return frozenset(_owner(rule) for rules in ours for rule in rules) - {""}
+
+
+def guarded(have: Chains) -> bool:
+    """Whether the router guard stands in a filter table."""
+    return GUARD in have.get(FORWARD, ())
+
+
+# -- how to get there ---------------------------------------------------------------------------
+
+
+def edits(want: Chains, have: Chains, *, table: str) -> list[Edit]:
+    """The steps of one commit that turn `have` into `want`; none where nothing differs."""
+    steps = [Edit("new", chain) for chain in want if chain not in have]
+    for chain, rules in want.items():
+        if have.get(chain, ()) != rules:
+            if have.get(chain):
+                steps.append(Edit("flush", chain))
+            steps += [Edit("append", chain, rule) for rule in rules]
+    steps += _jump_edits(want, have, table)
+    return steps + _removals(want, have, table)
+
+
+def _ours(chain: str) -> bool:
+    return chain.startswith(PREFIX)
+
+
+def _jump_edits(want: Chains, have: Chains, table: str) -> list[Edit]:
+    """The jump stands once, and before everything but plain jumps to chains of other tools.
+
+    Such tools (Docker, for one) put their own jumps at the top each time they start; to insist on
+    the first place would be a race without end.
+    """
+    base, top = BASE[table], TOP[table]
+    rules = have.get(base, ())
+    places = [place for place, rule in enumerate(rules) if _ours(rule.target)]
+    if top in want and len(places) == 1 and rules[places[0]] == JUMPS[table]:
+        before = rules[: places[0]]
+        if all(r == Rule(r.target, r.comment) and r.target in have for r in before):
+            return []
+    # From the bottom up, so that the numbers above stay true.
+    steps = [Edit("delete", base, rules[place], place + 1) for place in reversed(places)]
+    return [*steps, Edit("insert", base, JUMPS[table], 1)] if top in want else steps
+
+
+def _removals(want: Chains, have: Chains, table: str) -> list[Edit]:
+    """Chains of ours that are no longer wanted; the administrator's only where it is empty."""
+    gone = [c for c in have if _ours(c) and c not in want and not (c == USER and have[c])]
+    staying = [chain for chain in have if chain not in gone and (chain == USER or not _ours(chain))]
+    held = {
+        rule.target
+        for chain in staying
+        for rule in have[chain]
+        if not (chain == BASE[table] and _ours(rule.target))
+    }
+    # Emptied first: they may jump to one another. One that a foreign rule jumps to cannot go.
+    steps = [Edit("flush", chain) for chain in gone if have[chain]]
+    return steps + [Edit("remove", chain) for chain in gone if chain not in held]
+
+
+# -- for people ---------------------------------------------------------------------------------
+
+
+def differences(want: Chains, have: Chains, *, version: int, table: str) -> list[str]:
+    """What `edits` would mend, a line a chain."""
+    where = f"(IPv{version} {table})"
+    steps = edits(want, have, table=table)
+    touched = {step.chain for step in steps}
     lines = []
-    for chain in sorted(seen.keys() | wanted.keys()):
-        before, after = seen.get(chain), wanted.get(chain)
-        if before == after or (chain == USER and after is None):
-            continue
-        where = f"{chain} (IPv{version} {table})"
-        if before is None:
-            lines.append(f"make {where}: {_count(after or ())}")
-        elif after is None:
-            lines.append(f"remove {where}")
-        elif sorted(before) == sorted(after):
-            lines.append(f"put the rules of {where} in order")
-        else:
-            gone, new = len(set(before) - set(after)), len(set(after) - set(before))
-            lines.append(f"replace {where}: {gone} rules go, {new} come, of {len(after)}")
-    return lines
+    for chain, rules in want.items():
+        if chain in touched:
+            text = _difference(rules, have[chain]) if chain in have else "missing"
+            lines.append(f"chain {chain} {where}: {text}")
+    base = BASE[table]
+    if base in touched:
+        stands = sum(_ours(rule.target) for rule in have.get(base, ()))
+        verdict = "missing" if not stands else "out of place" if stands == 1 else "repeated"
+        text = verdict if TOP[table] in want else "no longer wanted"
+        lines.append(f"jump from {base} {where}: {text}")
+    gone = [chain for chain in have if chain in touched and chain not in want and chain != base]
+    return lines + [f"chain {chain} {where}: no longer wanted" for chain in gone]
 
 
-def _count(rules: Sequence[Rule]) -> str:
-    return "1 rule" if len(rules) == 1 else f"{len(rules)} rules"
+def _difference(want: tuple[Rule, ...], have: tuple[Rule, ...]) -> str:
+    missing, extra = Counter(want) - Counter(have), Counter(have) - Counter(want)
+    parts = [
+        f"{count} {'rule' if count == 1 else 'rules'} {what}"
+        for count, what in ((missing.total(), "missing"), (extra.total(), "not wanted"))
+        if count
+    ]
+    return ", ".join(parts) or "rules out of order"
 
 
-def commands(version: int, table: str, wanted: Chains, *, jump_missing: Iterable[str]) -> list[str]:
-    """The same as command lines."""
-    import shlex
-
-    lead = [PROGRAM[version], "-w", "-t", table]
+def commands(steps: Iterable[Edit], *, version: int, table: str) -> list[str]:
+    """The same steps as command lines."""
+    verbs = {"new": "-N", "flush": "-F", "append": "-A", "insert": "-I", "delete": "-D"}
     lines = []
-    for chain, rules in wanted.items():
-        if table == "filter":
-            lines.append(f"{shlex.join([*lead, '-N', USER])} 2>/dev/null || true")
-        lines.append(f"{shlex.join([*lead, '-N', chain])} 2>/dev/null || true")
-        lines.append(shlex.join([*lead, "-F", chain]))
-        lines += [shlex.join([*lead, "-A", chain, *rule.words()]) for rule in rules]
-    for builtin in jump_missing:
-        rule = Rule(JUMPS[table, builtin], "runcnet:host")
-        lines.append(shlex.join([*lead, "-I", builtin, "1", *rule.words()]))
+    for step in steps:
+        words = [PROGRAM[version], "-w", "-t", table, verbs.get(step.verb, "-X"), step.chain]
+        words += [str(step.number)] if step.number else []
+        if step.rule is not None and step.verb != "delete":
+            if step.rule.other:
+                lines.append(f"# a rule of {step.rule.comment} in {step.chain} stays as it is")
+                continue
+            words += step.rule.words()
+        lines.append(" ".join(words))
     return lines
-
-

@@ -13,7 +13,7 @@ from reconciler.core.ops import Operation
 from reconciler.core.rows import GEN_MODE_NONE, Link
 from reconciler.host import rtnl
 from reconciler.host.record import Record
-from reconciler.host.rtnl import Batch, Result
+from reconciler.host.batch import Batch, Result
 
 BATCH = 256
 """Containers made in one trip through C; a signal is heard between two trips."""
@@ -71,7 +71,7 @@ class Kernel:
         failed: dict[Operation, str] = {}
         deadline = time.monotonic() + REAP_S
         # Where the path was already gone nothing will reap the ends: they are deleted at once.
-        waiting = {index for op, indexes in ends.items() if op.path for index in indexes}
+        waiting = {i for op, indexes in ends.items() if op.path and not op.forced for i in indexes}
         while waiting:
             waiting &= {link.index for link in rtnl.scan_host().links}
             if not waiting or time.monotonic() > deadline:
@@ -87,7 +87,8 @@ class Kernel:
                     batch.delete_link(index, inside=False)
                     jobs.append(op)
         for job, result in zip(jobs, batch.run(threads=1) if jobs else [], strict=True):
-            if result.failures:
+            # It may have gone with its namespace in the meantime.
+            if result.failures and result.failures[0].errno != errno.ENODEV:
                 failed[job] = failure_text(result)
         return failed
 
@@ -219,7 +220,7 @@ class Kernel:
             case ops.MakeBridge():
                 self.record.note_bridges({op.bridge.network: 0})
                 batch.host()
-                make_bridge(batch, op)
+                make_bridge(batch, op, self._take_index())
             case ops.RemoveBridge() | ops.RemoveEndpoint():
                 batch.host()
                 batch.delete_link(op.index, inside=False)
@@ -305,17 +306,18 @@ class Kernel:
         return None
 
 
-def make_bridge(batch: Batch, op: ops.MakeBridge) -> None:
+def make_bridge(batch: Batch, op: ops.MakeBridge, index: int) -> None:
     """The steps that make a bridge whole."""
     bridge = op.bridge
-    batch.bridge(name=bridge.name, mac=bridge.mac)
+    # By number, never by name: where somebody was faster, nothing of theirs may be touched.
+    batch.bridge(name=bridge.name, index=index, mac=bridge.mac)
     # The MTU stays only once it was changed to another value (a bridge follows its ports else).
-    batch.link(bridge.name, inside=False, mtu=ops.other_mtu(bridge.mtu))
-    batch.link(bridge.name, inside=False, gen_mode=GEN_MODE_NONE)
-    batch.link(bridge.name, inside=False, mtu=bridge.mtu, alias=network_alias(bridge.network))
-    batch.link(bridge.name, inside=False, up=True)
+    batch.link(index, inside=False, mtu=ops.other_mtu(bridge.mtu))
+    batch.link(index, inside=False, gen_mode=GEN_MODE_NONE)
+    batch.link(index, inside=False, mtu=bridge.mtu, alias=network_alias(bridge.network))
+    batch.link(index, inside=False, up=True)
     for address in bridge.addresses:
-        batch.address(bridge.name, address, inside=False)
+        batch.address(index, address, inside=False)
 
 
 def inner_up(batch: Batch, endpoint: Endpoint, link: int | str) -> None:

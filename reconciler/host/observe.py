@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from reconciler.core.names import parse_alias
 from reconciler.core.observed import Observed, Witness, observe_owned
 from reconciler.core.plan import FORWARDING
 from reconciler.core.rows import Space
@@ -37,7 +38,9 @@ def observe(
     host = rtnl.scan_host(sysctls=tuple(FORWARDING.values()))
     values: dict[str, str | None] = dict(zip(FORWARDING.values(), host.sysctls, strict=True))
     if ipv6 and values[FORWARDING[6]] != "1":
-        keys = [f"net/ipv6/conf/{link.name}/accept_ra" for link in host.links]
+        # Our own bridges and host ends hear no router, and `lo` neither.
+        heard = [link.name for link in host.links if link.index != 1 and not parse_alias(link.alias)]
+        keys = [f"net/ipv6/conf/{name}/accept_ra" for name in heard]
         values.update(zip(keys, rtnl.scan_host(sysctls=keys).sysctls, strict=True))
     files, spaces = netns.read(netns_dir, names)
     return observe_owned(

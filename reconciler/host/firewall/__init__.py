@@ -1,5 +1,9 @@
-"""The seam: what a firewall backend answers. `backend()` chooses one; none may be chosen too."""
+"""The seam to the firewall: what every backend offers, and which one `--firewall` names.
 
+Nothing of a backend is imported before it is asked for.
+"""
+
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -7,49 +11,51 @@ import msgspec
 from reconciler.core.errors import UsageError
 from reconciler.core.policy import Policy
 
-CHOICES = ("auto", "iptables", "nftables", "none")
-
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """How the kernel's rules compare with a policy."""
+    """What the kernel shows, held against a policy."""
 
     differences: tuple[str, ...]
-    """One line for each chain that differs; empty: the kernel matches."""
-    networks: frozenset[str] = frozenset()
-    """Networks that own rules in the kernel."""
-    guards: frozenset[int] = frozenset()
+    """One line each; none: the kernel matches."""
+    networks: frozenset[str]
+    """Networks that own rules in the kernel now."""
+    guards: frozenset[int]
     """IP versions whose router guard stands in the kernel."""
+    notes: tuple[str, ...]
 
 
 class Backend(Protocol):
-    """A firewall that can be read and replaced. Every method may raise FirewallError."""
+    """One way to carry a policy out."""
 
     name: str
 
     def look(self, policy: Policy) -> Seen:
-        """Compare; reads only, and makes the kernel create nothing."""
+        """Compare the kernel with the policy. Changes nothing, creates nothing."""
 
     def replace(self, policy: Policy) -> tuple[str, ...]:
-        """Make it so, one commit for each table that differs. Answers with notes for people."""
+        """Make the kernel match, one commit a table, none where nothing differs; notes on it."""
 
     def remove(self) -> None:
-        """Take away all that is ours."""
+        """Take all that is runcnet's away, but not what the administrator wrote."""
 
     def commands(self, policy: Policy) -> tuple[str, ...]:
-        """The same by hand."""
+        """Command lines that bring the policy about from the present state."""
 
     def warnings(self, policy: Policy) -> tuple[str, ...]:
-        """Other stacks that will drop what the policy lets pass."""
+        """Other firewalls on this host that will drop this traffic, a sentence each."""
 
 
-def backend(name: str) -> Backend | None:
-    """The backend of that name. Raises UsageError for one that is not built."""
+def backend(name: str, *, run_dir: str | Path | None = None) -> Backend | None:
+    """The backend that `--firewall` names; None for `none`.
+
+    `run_dir` is where a backend may keep what it needs between runs; iptables needs nothing.
+    """
     if name == "none":
         return None
-    if name not in CHOICES:
-        raise UsageError(f"--firewall {name}: unknown ({', '.join(CHOICES)})")
-    if name == "nftables":
-        raise UsageError("--firewall nftables: reserved, not built yet (iptables or none)")
-    from reconciler.host.firewall.iptables import Iptables
+    if name in ("auto", "iptables"):
+        from reconciler.host.firewall.iptables import Iptables
 
-    return Iptables()
+        return Iptables()
+    if name == "nftables":
+        raise UsageError("--firewall nftables: reserved, not built yet (use auto, iptables or none)")
+    raise UsageError(f"--firewall {name}: unknown (auto, iptables, nftables or none)")

@@ -1,197 +1,162 @@
-"""The python-iptables backend: legacy xtables through a worker process."""
+"""The iptables backend: reads the kernel's tables itself, has a child process write them.
 
-import json
+python-iptables is not thread-safe, caches its handles for the life of the process, moves file
+descriptor 1 about and can leave Python by longjmp. A child that lives for one commit ends all of
+that, and only a run that changes rules pays for its import.
+"""
+
+import os
 import subprocess
 import sys
-from typing import Any
+from pathlib import Path
 
+import msgspec
+
+import reconciler
 from reconciler.core import xtables
 from reconciler.core.errors import FirewallError
 from reconciler.core.policy import Policy
-from reconciler.core.xtables import JUMPS, Chains, Rule, Tables
-from reconciler.host.firewall import Seen, foreign
+from reconciler.host.firewall import Seen, foreign, kernel
 
-NAMES = {4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names"}
 LOCK_TIMEOUT_S = 10.0
-WORKER_TIMEOUT_S = 120.0
-BEFORE_US = frozenset({"DOCKER-USER"})
-"""Chains of administrators, whose jump may stand before ours."""
+BRIDGE_SYSCTL = {
+    4: "/proc/sys/net/bridge/bridge-nf-call-iptables",
+    6: "/proc/sys/net/bridge/bridge-nf-call-ip6tables",
+}
 
 
-def existing(version: int) -> set[str]:
-    """The tables that the kernel has already; looking creates none."""
-    try:
-        with open(NAMES[version], encoding="ascii") as file:
-            return set(file.read().split())
-    except FileNotFoundError:
-        return set()
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker reads from its stdin."""
+
+    policy: Policy
+    lock_timeout_s: float
 
 
-class View:
-    """What was read of one table."""
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker writes to its stdout."""
 
-    def __init__(self, raw: dict[str, Any] | None) -> None:
-        raw = raw or {"chains": {}, "jumps": [], "before": []}
-        self.chains: Chains = {
-            name: tuple(Rule(*fields) for fields in rules) for name, rules in raw["chains"].items()
-        }
-        self.jumps = [(position, Rule(*fields)) for position, fields in raw["jumps"]]
-        self.before: list[str] = raw["before"]
-
-    def jump_is(self, jump: Rule) -> bool:
-        """Whether the jump stands once, and nothing but an administrator's chain before it."""
-        right = [rule for _, rule in self.jumps] == [jump]
-        return right and all(target in BEFORE_US for target in self.before)
-
-    def jump_position(self) -> int:
-        """Where it belongs: behind those chains."""
-        position = 0
-        for target in self.before:
-            if target not in BEFORE_US:
-                break
-            position += 1
-        return position
+    committed: tuple[str, ...] = ()
+    """Tables that were changed: `IPv4 filter`."""
+    created: tuple[str, ...] = ()
+    """Tables that the kernel did not have before."""
+    error: str = ""
 
 
-def _builtin(table: str) -> tuple[str, Rule]:
-    builtin, chain = next((b, c) for (t, b), c in JUMPS.items() if t == table)
-    return builtin, Rule(chain, "runcnet:host")
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """One table as it is and as it should be."""
+
+    version: int
+    table: str
+    have: dict[str, tuple[xtables.Rule, ...]]
+    want: dict[str, tuple[xtables.Rule, ...]]
+
+    @property
+    def edits(self) -> list[xtables.Edit]:
+        """What one commit must change."""
+        return xtables.edits(self.want, self.have, table=self.table)
+
+
+def state(policy: Policy, version: int, table: str) -> State:
+    """Read one table and hold it against the policy."""
+    have = kernel.read(version, table).chains
+    want = xtables.wanted(
+        policy,
+        version=version,
+        table=table,
+        have=have,
+        bridged=os.path.exists(BRIDGE_SYSCTL[version]),
+    )
+    return State(version=version, table=table, have=have, want=dict(want))
+
+
+def states(policy: Policy) -> list[State]:
+    """All tables of both IP versions."""
+    return [state(policy, version, table) for version in (4, 6) for table in xtables.BASE]
 
 
 class Iptables:
-    """Own chains, replaced whole where they differ."""
+    """Rules in the kernel's legacy tables, through python-iptables."""
 
     name = "iptables"
 
-    def _ask(self, orders: dict[str, dict[str, Any]]) -> dict[str, View]:
-        request = {"tables": orders, "lock_timeout_s": LOCK_TIMEOUT_S}
-        done = subprocess.run(
-            [sys.executable, "-m", "reconciler.host.firewall.worker"],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=WORKER_TIMEOUT_S,
-            check=False,
-        )
-        try:
-            answer = json.loads(done.stdout)
-        except ValueError:
-            said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise FirewallError(
-                f"the worker that speaks to python-iptables ended ({done.returncode}): {said}"
-            ) from None
-        if "error" in answer:
-            raise FirewallError(answer["error"])
-        return {key: View(raw) for key, raw in answer["seen"].items()}
-
-    def _order(self, table: str, **more: Any) -> dict[str, Any]:
-        builtin, jump = _builtin(table)
-        return {"builtin": builtin, "jump": list(jump), **more}
-
-    def _views(self) -> dict[tuple[int, str], View]:
-        orders = {
-            f"{version}/{table}": self._order(table)
-            for version in (4, 6)
-            for table in sorted(existing(version) & {"filter", "nat"})
-        }
-        answers = self._ask(orders) if orders else {}
-        return {
-            (version, table): answers.get(f"{version}/{table}", View(None))
-            for version in (4, 6)
-            for table in ("filter", "nat")
-        }
-
-    @staticmethod
-    def _wanted(policy: Policy, views: dict[tuple[int, str], View]) -> Tables:
-        return xtables.tables(policy, {key: view.chains for key, view in views.items()})
-
-    @staticmethod
-    def _differences(key: tuple[int, str], view: View, wanted: Chains) -> list[str]:
-        version, table = key
-        lines = xtables.describe(version, table, view.chains, wanted)
-        builtin, jump = _builtin(table)
-        if wanted and not view.jump_is(jump):
-            lines.append(f"put the jump from {builtin} (IPv{version} {table}) in place")
-        elif not wanted and view.jumps:
-            lines.append(f"remove the jump from {builtin} (IPv{version} {table})")
-        if wanted and table == "filter" and xtables.USER not in view.chains:
-            lines.append(f"make {xtables.USER} (IPv{version} {table}) for the administrator")
-        return lines
+    def __init__(self, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
+        self.lock_timeout_s = lock_timeout_s
 
     def look(self, policy: Policy) -> Seen:
-        """See Backend."""
-        views = self._views()
-        wanted = self._wanted(policy, views)
-        lines = [
-            line
-            for key, view in views.items()
-            for line in self._differences(key, view, wanted.get(key, {}))
-        ]
-        rules = [rule for view in views.values() for chain in view.chains.values() for rule in chain]
-        owners = {xtables.owner(rule) for rule in rules}
-        guards = {
-            version
-            for (version, table), view in views.items()
-            if table == "filter"
-            and Rule("DROP", "runcnet:host") in view.chains.get(xtables.FORWARD, ())
-        }
+        """Compare the kernel with the policy; see `Backend`."""
+        differences: list[str] = []
+        networks: set[str] = set()
+        guards: set[int] = set()
+        absent = []
+        for s in states(policy):
+            lines = xtables.differences(s.want, s.have, version=s.version, table=s.table)
+            if lines and s.table not in kernel.existing(s.version):
+                absent.append(f"{s.table} (IPv{s.version})")
+            differences += lines
+            networks |= xtables.networks_in(s.have)
+            if xtables.guarded(s.have):
+                guards.add(s.version)
+        note = (
+            f"the kernel's legacy tables do not exist yet: {', '.join(absent)}; iptables makes the "
+            "kernel create them, and they stay until the host restarts"
+        )
         return Seen(
-            differences=tuple(lines),
-            networks=frozenset(owners - {"", "host"}),
+            differences=tuple(differences),
+            networks=frozenset(networks),
             guards=frozenset(guards),
+            notes=(note,) if absent else (),
         )
 
     def replace(self, policy: Policy) -> tuple[str, ...]:
-        """See Backend."""
-        had = {version: existing(version) for version in (4, 6)}
-        views = self._views()
-        wanted = self._wanted(policy, views)
-        orders = {}
-        for key, view in views.items():
-            version, table = key
-            chains = wanted.get(key, {})
-            if not self._differences(key, view, chains):
-                continue
-            orders[f"{version}/{table}"] = self._order(
-                table,
-                replace=True,
-                chains={name: [list(rule) for rule in rules] for name, rules in chains.items()},
-                user=table == "filter",
-                position=view.jump_position(),
-            )
-        if not orders:
+        """Make the kernel match; see `Backend`."""
+        answer = self.commit(policy)
+        if not answer.created:
             return ()
-        for name, view in self._ask(orders).items():
-            key = int(name[0]), name[2:]
-            left = self._differences(key, view, wanted.get(key, {}))
-            if left:
-                raise FirewallError(f"after the commit the kernel still differs: {'; '.join(left)}")
-        made = [
-            f"IPv{version} {table}"
-            for version in (4, 6)
-            for table in sorted(existing(version) - had[version])
-        ]
-        if not made:
-            return ()
-        return (
-            f"the kernel made its legacy tables {', '.join(made)} for these rules "
-            "(`iptables-legacy -S` shows them; `iptables` may be the nft variant and not)",
-        )
+        tables = ", ".join(answer.created)
+        return (f"the kernel has created its legacy tables {tables}; they stay until it restarts",)
 
     def remove(self) -> None:
-        """See Backend."""
-        self.replace(Policy())
+        """Take all of ours away; see `Backend`."""
+        self.commit(Policy())
 
     def commands(self, policy: Policy) -> tuple[str, ...]:
-        """See Backend."""
-        views = self._views()
-        lines = []
-        for key, chains in self._wanted(policy, views).items():
-            builtin, jump = _builtin(key[1])
-            missing = [] if views[key].jump_is(jump) else [builtin]
-            lines += xtables.commands(key[0], key[1], chains, jump_missing=missing)
-        return tuple(lines)
+        """The edits as command lines; see `Backend`."""
+        return tuple(
+            line
+            for s in states(policy)
+            for line in xtables.commands(s.edits, version=s.version, table=s.table)
+        )
 
     def warnings(self, policy: Policy) -> tuple[str, ...]:
-        """See Backend."""
-        return foreign.dropping_chains() if policy.networks else ()
+        """Base chains of others that drop; see `Backend`."""
+        return foreign.warnings(policy)
+
+    def commit(self, policy: Policy) -> Answer:
+        """Have the worker edit what differs; no worker starts where nothing does."""
+        if not any(s.edits for s in states(policy)):
+            return Answer()
+        request = Request(policy=policy, lock_timeout_s=self.lock_timeout_s)
+        # -P and a bare environment: nothing of the caller's folder or variables reaches root's
+        # child; the package is found where this one was.
+        child = subprocess.run(
+            [sys.executable, "-P", "-m", "reconciler.host.firewall.worker"],
+            input=msgspec.json.encode(request),
+            capture_output=True,
+            check=False,
+            cwd="/",
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "LC_ALL": "C",
+                "PYTHONPATH": str(Path(reconciler.__file__).parents[1]),
+            },
+        )
+        if child.returncode:
+            said = child.stderr.decode(errors="replace").strip().splitlines()
+            raise FirewallError(
+                f"firewall: change the tables: python-iptables ended with {child.returncode}: "
+                f"{said[-1] if said else 'no word'} (run with --firewall none to go without)"
+            )
+        answer = msgspec.json.decode(child.stdout, type=Answer)
+        if answer.error:
+            raise FirewallError(answer.error)
+        return answer

@@ -1,205 +1,196 @@
-"""The only importer of iptc: a short-lived child. Tables as JSON on stdin, what it saw on stdout.
+"""`python -m reconciler.host.firewall.worker`: one commit a table, through python-iptables.
 
-A child of its own because iptc is bound to one network namespace, points into freed memory after a
-refresh, redirects descriptor 1 and can longjmp over Python frames.
+Reads a Request from stdin, writes an Answer to stdout. Reading is left to `kernel`, before the
+commit to know what differs and after it to see that the kernel holds what was meant. Nothing of
+this file is imported by the rest of the program.
 """
 
+import ctypes
 import fcntl
-import json
+import importlib
 import os
+import signal
+import struct
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
+from reconciler.core import xtables
+from reconciler.core.errors import FirewallError
+from reconciler.host.firewall import kernel
+from reconciler.host.firewall.iptables import Answer, Request, State, state
+
 LOCK = "/run/xtables.lock"
-PREFIX = "RUNCNET-"
-USER = "RUNCNET-USER"
 
 
-class Refused(Exception):  # noqa: N818 - becomes one sentence on the other side
-    """Something that the operator must know."""
+@contextmanager
+def locked(timeout_s: float) -> Iterator[None]:
+    """Hold the lock that every iptables program takes."""
 
+    def expire(number: int, frame: object) -> None:
+        raise TimeoutError
 
-def lock(timeout_s: float) -> int:
-    """Hold the lock that iptables itself holds; for as long as this process lives."""
-    fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise Refused(
-                    f"{LOCK} was held by another program for {timeout_s:g} s (try again)"
-                ) from None
-        time.sleep(0.02)
+    try:
+        descriptor = os.open(LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise FirewallError(f"firewall: open {LOCK}: {error.strerror}") from error
+    signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except TimeoutError:
+        raise FirewallError(
+            f"firewall: lock {LOCK}: another program held it for {timeout_s:g} s "
+            f"(see who with `fuser -v {LOCK}`; the next run tries again)"
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def load() -> Any:
-    """Import iptc; raises Refused where its libraries are missing."""
+    """Import python-iptables, which loads libraries and kernel modules."""
     try:
-        import iptc
-    except Exception as error:  # noqa: BLE001 - it raises whatever its loader met
-        raise Refused(
-            f"python-iptables cannot be used: {error} "
-            "(install iptables and its libraries, or use --firewall none)"
-        ) from None
+        iptc = importlib.import_module("iptc")
+    except (ImportError, OSError, AttributeError, TypeError) as error:
+        # Absent C libraries show as None, on which it then looks up a function.
+        raise FirewallError(
+            f"firewall: load python-iptables: {error} "
+            "(install python-iptables and the iptables libraries, or run with --firewall none)"
+        ) from error
+    # To tell a chain from an extension it opens every table it does not know to be unavailable,
+    # and opening one creates it in the kernel, for good.
+    for kind in (iptc.Table, iptc.Table6):
+        kind.existing_table_names.update({name: False for name in kind.ALL})
     return iptc
 
 
-def open_table(iptc: Any, version: int, name: str) -> Any:
-    """A fresh view of a table; makes the kernel load it."""
-    kind = iptc.Table if version == 4 else iptc.Table6
+def commit(iptc: Any, s: State) -> None:
+    """Edit one table, in one commit."""
+    kind, low = (iptc.Table, iptc.ip4tc.iptc) if s.version == 4 else (iptc.Table6, iptc.ip6tc.ip6tc)
+    where = f"IPv{s.version} table {s.table}"
     try:
-        table = kind(name, autocommit=False)
-        table.refresh()
-    except Exception as error:  # noqa: BLE001 - iptc raises its own and bare ones
-        raise Refused(
-            f"the kernel has no legacy {name} table for IPv{version}: {error} "
-            "(use --firewall none and filter by other means)"
-        ) from None
-    return table
+        table = kind(s.table, autocommit=False)
+        kind.existing_table_names[s.table] = True
+        for edit in s.edits:
+            if edit.verb == "new":
+                table.create_chain(edit.chain)
+            elif edit.verb == "flush":
+                table.flush_entries(edit.chain)
+            elif edit.verb == "append":
+                assert edit.rule is not None
+                table.append_entry(edit.chain, entry(iptc, s.version, edit.rule))
+            elif edit.verb == "insert":
+                assert edit.rule is not None
+                table.insert_entry(edit.chain, entry(iptc, s.version, edit.rule), edit.number - 1)
+            elif edit.verb == "delete":
+                name = edit.chain.encode()
+                if low.iptc_delete_num_entry(name, edit.number - 1, table._handle) != 1:
+                    raise iptc.IPTCError(table.strerror())
+            else:
+                table.delete_chain(edit.chain)
+        table.commit()
+        kind.existing_table_names[s.table] = False
+    except (iptc.IPTCError, iptc.XTablesError) as error:
+        raise FirewallError(
+            f"firewall: change {where}: {error} (see `{xtables.PROGRAM[s.version]}-save`)"
+        ) from error
 
 
-def _plain(address: str | None) -> str:
-    """`10.0.0.0/255.0.0.0` → `10.0.0.0/8`; nothing for every address."""
-    import ipaddress
-
-    if not address:
-        return ""
-    net = ipaddress.ip_network(address.lstrip("!"), strict=False)
-    if net.prefixlen == 0:
-        return ""
-    return ("!" if address.startswith("!") else "") + str(net)
-
-
-def read_rule(rule: Any) -> list[str]:
-    """A rule as the list that `xtables.Rule` is made of. Copies at once."""
-    other: list[str] = []
-    comment = states = ""
-    for match in rule.matches:
-        parameters = dict(match.get_all_parameters())
-        if match.name == "comment" and set(parameters) == {"comment"}:
-            comment = " ".join(parameters["comment"])
-        elif match.name == "conntrack" and set(parameters) == {"ctstate"}:
-            states = ",".join(parameters["ctstate"])
-        else:
-            other.append(f"{match.name} {parameters}")
-    target = rule.target
-    name = target.name if target is not None else ""
-    extra = dict(target.get_all_parameters()) if target is not None else {}
-    if extra:
-        other.append(f"target {extra}")
-    protocol = str(rule.protocol)
-    if protocol not in ("ip", "0", "all", "ipv6", "hopopt"):
-        other.append(f"protocol {protocol}")
-    if getattr(rule, "fragment", False):
-        other.append("fragment")
-    links = [rule.in_interface or "", rule.out_interface or ""]
-    ends = [_plain(rule.src), _plain(rule.dst)]
-    order = {"NEW": 0, "RELATED": 1, "ESTABLISHED": 2}
-    states = ",".join(sorted(states.split(","), key=lambda s: order.get(s, 9))) if states else ""
-    return [name, comment, *links, *ends, states, "; ".join(other)]
+def entry(iptc: Any, version: int, rule: xtables.Rule) -> Any:
+    """The rule as libiptc takes it."""
+    if rule.other:
+        return written_back(rule, version)
+    made = iptc.Rule() if version == 4 else iptc.Rule6()
+    ip = made.get_ip()
+    # Not through in_interface: for IPv6 it writes a mask of 0x01 bytes, so that the kernel compares
+    # one bit of each character, and a rule for eth0 meets eth2 as well.
+    for attribute, link in (("iniface", rule.in_link), ("outiface", rule.out_link)):
+        if link:
+            setattr(ip, attribute, link.encode())
+            setattr(ip, f"{attribute}_mask", b"\xff" * (len(link) + 1))
+    if rule.source is not None:
+        made.src = str(rule.source)
+    if rule.destination is not None:
+        made.dst = str(rule.destination)
+    if rule.bridged:
+        made.create_match("physdev").set_parameter("physdev-is-bridged")
+    if rule.replies:
+        made.create_match("conntrack").set_parameter("ctstate", "RELATED,ESTABLISHED")
+    if rule.comment:
+        made.create_match("comment").set_parameter("comment", rule.comment)
+    target = made.create_target(rule.target)
+    if rule.target == "MASQUERADE":
+        # The extension fills its data in at its final check, out of a scratch area that
+        # python-iptables gives it and may have freed by then: this one lives long enough. Only
+        # this check is run: the public one prints and parses the rule through descriptor 1 first.
+        scratch = (ctypes.c_ubyte * max(getattr(target._module, "udata_size", 0), 1))()
+        target._module.udata = ctypes.addressof(scratch)
+        target._final_check()
+        target._module.udata = None
+    return made.rule
 
 
-def read(iptc: Any, table: Any, builtin: str, jump: str) -> dict[str, Any]:
-    """Chains of ours in a table, and where the jumps to them stand."""
-    chains = {
-        chain.name: [read_rule(rule) for rule in chain.rules]
-        for chain in table.chains
-        if chain.name.startswith(PREFIX)
-    }
-    jumps = []
-    before = []
-    for position, rule in enumerate(iptc.Chain(table, builtin).rules):
-        target = rule.target.name if rule.target is not None else ""
-        if target.startswith(PREFIX):
-            jumps.append([position, read_rule(rule)])
-        elif not jumps:
-            before.append(target)
-    return {"chains": chains, "jumps": jumps, "before": before}
+def written_back(rule: xtables.Rule, version: int) -> Any:
+    """A rule that is not in our words, as the kernel had it."""
+    data = bytearray(rule.other)
+    place = struct.unpack_from("=H", data, kernel.LAYOUTS[version].cache + 4)[0]
+    name = rule.target.encode("utf-8", "surrogateescape")
+    # libiptc wants a verdict or a chain by its name, where the kernel has a number.
+    data[place + 2 : place + 31] = name.ljust(29, b"\0")
+    return (ctypes.c_ubyte * len(data)).from_buffer_copy(bytes(data))
 
 
-def build(iptc: Any, version: int, fields: list[str]) -> Any:
-    """A rule from its fields."""
-    target, comment, link_in, link_out, source, destination, states, _ = fields
-    rule = iptc.Rule() if version == 4 else iptc.Rule6()
-    if source:
-        rule.src = source
-    if destination:
-        rule.dst = destination
-    if link_in:
-        rule.in_interface = link_in
-    if link_out:
-        rule.out_interface = link_out
-    if states:
-        rule.create_match("conntrack").ctstate = states.split(",")
-    rule.create_match("comment").comment = comment
-    rule.target = iptc.Target(rule, target)
-    return rule
+def work(request: Request) -> Answer:
+    """Lock, compare, commit what differs, and look again."""
+    iptc = load()
+    before = {version: kernel.existing(version) for version in (4, 6)}
+    committed = []
+    with locked(request.lock_timeout_s):
+        for version in (4, 6):
+            for table in xtables.BASE:
+                found = state(request.policy, version, table)
+                if not found.edits:
+                    continue
+                if table not in before[version]:
+                    kernel.fetch(version, table)  # Tells a kernel without legacy tables apart.
+                    found = state(request.policy, version, table)
+                commit(iptc, found)
+                committed.append(f"IPv{version} {table}")
+                left = state(request.policy, version, table)
+                lines = xtables.differences(left.want, left.have, version=version, table=table)
+                if lines:
+                    raise FirewallError(
+                        f"firewall: check what was committed: {lines[0]} "
+                        "(another program changes the tables, or the kernel and the iptables "
+                        "libraries do not fit each other)"
+                    )
+    created = [
+        f"{table} (IPv{version})"
+        for version in (4, 6)
+        for table in sorted(kernel.existing(version) - before[version])
+    ]
+    return Answer(committed=tuple(committed), created=tuple(created))
 
 
-def replace(iptc: Any, table: Any, version: int, order: dict[str, Any]) -> None:
-    """Put chains and the jump in place; nothing is in the kernel before the one commit."""
-    wanted, jump, builtin = order["chains"], order["jump"], order["builtin"]
-    names = [chain.name for chain in table.chains]
-    if wanted and order["user"] and USER not in names:
-        table.create_chain(USER)
-    for name in wanted:
-        if name not in names:
-            table.create_chain(name)
-    top = iptc.Chain(table, builtin)
-    for rule in list(top.rules):
-        if rule.target is not None and rule.target.name.startswith(PREFIX):
-            top.delete_rule(rule)
-    if wanted:
-        top.insert_rule(build(iptc, version, jump), position=order["position"])
-    stale = [n for n in names if n.startswith(PREFIX) and n not in wanted and n != USER]
-    for name in [*wanted, *stale]:
-        chain = iptc.Chain(table, name)
-        if name in names:
-            chain.flush()
-        for fields in wanted.get(name, ()):
-            chain.append_rule(build(iptc, version, fields))
-    for name in stale:
-        table.delete_chain(name)
-    if not wanted and USER in names and not iptc.Chain(table, USER).rules:
-        table.delete_chain(USER)
-    table.commit()
-    table.refresh()
-
-
-def serve(request: dict[str, Any]) -> dict[str, Any]:
-    """Answer one request: read tables and, where asked, replace what is ours in them."""
-    held = lock(request["lock_timeout_s"])
-    try:
-        iptc = load()
-        seen = {}
-        for key, order in request["tables"].items():
-            version, name = int(key[0]), key[2:]
-            table = open_table(iptc, version, name)
-            if order.get("replace"):
-                replace(iptc, table, version, order)
-            seen[key] = read(iptc, table, order["builtin"], order["jump"][0])
-        return {"seen": seen}
-    finally:
-        os.close(held)
-
-
-def main() -> int:
-    """Speak JSON; descriptor 1 is kept aside, for libraries print to it."""
-    out = os.fdopen(os.dup(1), "w")
+def main() -> None:
+    """Answer one request."""
+    # python-iptables and its libraries may print: what they say goes to stderr.
+    out = os.dup(1)
     os.dup2(2, 1)
-    request = json.load(sys.stdin)
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     try:
-        answer = serve(request)
-    except Refused as error:
-        answer = {"error": str(error)}
-    json.dump(answer, out)
-    out.flush()
-    # iptc's finalizers would walk over handles of tables that are gone.
-    os._exit(0)
+        answer = work(request)
+    except FirewallError as error:
+        answer = Answer(error=str(error))
+    with os.fdopen(out, "wb") as file:
+        file.write(msgspec.json.encode(answer))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,50 @@
+# make demo   the main job in a private host: nothing of this machine is changed
+# make test   lint and all tests          make lint   lint alone
+# make bench  create 1,000 containers, beside a straight C program
+
+PACKAGES = runc iproute2 iptables nftables busybox-static gcc libc6-dev python3-venv python3-dev \
+	util-linux iputils-ping procps
+TEST_PACKAGES = clang clang-format libclang-rt-14-dev radvd tcpdump crun
+PYTHON ?= $(shell for p in python3 /usr/bin/python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV = .venv
+RUN = $(VENV)/bin/python
+WARNINGS = -std=gnu11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+C_FILES = $(wildcard _netlink/*.[ch] benchmarks/*.c tests/c/*.c)
+
+.PHONY: demo test lint bench setup test-setup clean
+
+demo: setup
+	$(RUN) -m tests.support.demo
+
+test: test-setup lint
+	$(RUN) -m pytest -q tests
+
+lint: test-setup
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	clang-format --dry-run -Werror $(filter-out _netlink/_rtnl.c,$(C_FILES))
+	for file in $(filter %.c,$(filter-out _netlink/_rtnl.c,$(C_FILES))); do \
+		$(CC) $(WARNINGS) -O2 -fsyntax-only -I_netlink $$file || exit 1; done
+
+bench: setup
+	$(RUN) -m benchmarks.bench
+
+setup: $(VENV)/.runtime
+test-setup: setup $(VENV)/.test
+
+$(VENV)/.runtime: pyproject.toml setup.py $(wildcard _netlink/*.c _netlink/*.h _netlink/build.py)
+	@sh tests/support/packages.sh $(PACKAGES)
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q --upgrade pip
+	$(RUN) -m pip install -q -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.runtime
+	@sh tests/support/packages.sh $(TEST_PACKAGES)
+	$(RUN) -m pip install -q -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info reconciler/_rtnl* benchmarks/out

@@ -1,0 +1,85 @@
+"""What is attached to a container from outside the kernel: its bundle and its dns files."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from reconciler.core import ops
+from reconciler.core.leases import Key
+from reconciler.core.model import Address, Container, Spec
+from reconciler.core.ops import Operation
+from reconciler.core.resolver import Hosts, resolv_conf
+from reconciler.core.splice import Mount
+from reconciler.host import bundle, dnsfiles
+from reconciler.host.apply import Outcome
+
+
+class Attachments:
+    """Bundles and dns files, compared with what they are to be; then written."""
+
+    def __init__(self, *, run_dir: str, netns_dir: str) -> None:
+        self.run_dir = run_dir
+        self.netns_dir = netns_dir
+        self.operations: list[Operation] = []
+        self.problems: list[tuple[str, str]] = []
+        self._wirings: dict[str, bundle.Wiring] = {}
+        self._files: dict[str, dict[str, str]] = {}
+
+    def look(
+        self, spec: Spec, addresses: Mapping[Key, Address], *, only: frozenset[str] | None
+    ) -> None:
+        """Compare all (or `only` these objects) and note what is to be done."""
+        hosts = Hosts(spec, addresses)
+        host_text: str | None = None
+        for container in spec.containers.values():
+            name = f"container/{container.name}"
+            if only is not None and name not in only:
+                continue
+            serving = spec.containers.get(container.join or "", container)
+            mounts: list[Mount] = []
+            dns = serving.dns
+            if dns is not None and serving.mode in ("network", "none"):
+                if dns.host and host_text is None:
+                    host_text = dnsfiles.host_resolv_conf()
+                wanted = {
+                    "resolv.conf": resolv_conf(dns, host_text or ""),
+                    "hosts": hosts.text(serving, dns),
+                }
+                place = f"{self.run_dir}/dns/{serving.name}"
+                mounts = [Mount(f"/etc/{file}", f"{place}/{file}") for file in wanted]
+                differing = dnsfiles.differing(self.run_dir, serving.name, wanted)
+                if differing and serving is container:
+                    self._files[container.name] = wanted
+                    self.operations.append(ops.WriteDns(object=name, files=differing))
+            self._look_at_bundle(container, serving, mounts)
+
+    def _look_at_bundle(
+        self, container: Container, serving: Container, mounts: Sequence[Mount]
+    ) -> None:
+        if container.bundle is None:
+            return
+        name = f"container/{container.name}"
+        found = bundle.look(
+            container.bundle,
+            mode=serving.mode,
+            netns_path=f"{self.netns_dir}/{serving.netns}",
+            mounts=mounts,
+            ours=f"{self.run_dir}/dns/",
+        )
+        if isinstance(found, str):
+            self.problems.append((name, found))
+        elif found.old != found.new:
+            self._wirings[name] = found
+            self.operations.append(ops.WireBundle(object=name, bundle=container.bundle))
+
+    def carry_out(self, operations: Iterable[Operation]) -> Iterator[Outcome]:
+        """Write what `look` has noted."""
+        for op in operations:
+            if isinstance(op, ops.WriteDns):
+                name = op.object.partition("/")[2]
+                yield Outcome(op, dnsfiles.write(self.run_dir, name, self._files[name]))
+            else:
+                yield Outcome(op, bundle.write(self._wirings[op.object]))
+
+    def sweep(self, kept: Iterable[str]) -> None:
+        """Take away the dns files of containers that are gone."""
+        for name in dnsfiles.standing(self.run_dir) - set(kept):
+            dnsfiles.remove(self.run_dir, name)

@@ -1,0 +1,298 @@
+"""Reads the kernel's legacy iptables tables: two getsockopt calls, no library, no side effect.
+
+python-iptables takes 210 ms to import, drops what it cannot parse and creates every table it asks
+about. A pass that changes nothing should do none of that, so reading is done here, from the
+structures of linux/netfilter_ipv4/ip_tables.h, which the kernel keeps stable for 64-bit programs:
+
+    entry ::= addresses, links, flags | offsets | counters | match* | target
+    match, target ::= u16 size, char name[29], u8 revision, data
+    table ::= entry*; a user chain starts with an ERROR target that holds its name,
+              every chain ends with a standard target (its policy, or RETURN)
+"""
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from reconciler.core.errors import FirewallError
+from reconciler.core.model import BITS, Subnet
+from reconciler.core.xtables import Rule
+
+HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", -5: "RETURN"}
+GET_INFO, GET_ENTRIES = 64, 65
+NAMES = {4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names"}
+READS = 20
+
+_INFO = struct.Struct("=32s I 5I 5I I I")
+_HEAD = struct.Struct("=H 29s B")
+
+
+class _Layout(NamedTuple):
+    """Where things are in ipt_entry and ip6t_entry."""
+
+    family: int
+    level: int
+    flags: int
+    """Offset of protocol and flags, which end where the alignment does."""
+    cache: int
+    size: int
+
+
+LAYOUTS = {
+    4: _Layout(socket.AF_INET, socket.IPPROTO_IP, 80, 84, 112),
+    6: _Layout(socket.AF_INET6, socket.IPPROTO_IPV6, 128, 136, 168),
+}
+
+
+class Table(NamedTuple):
+    """One table: its chains with their rules, and the policies of the built-in ones."""
+
+    chains: dict[str, tuple[Rule, ...]]
+    policies: dict[str, str]
+
+
+def existing(version: int) -> frozenset[str]:
+    """The legacy tables that this network namespace has; asking for another would create it."""
+    try:
+        with open(NAMES[version], encoding="ascii") as file:
+            return frozenset(file.read().split())
+    except FileNotFoundError:
+        return frozenset()  # The kernel has not loaded ip_tables, or was built without it.
+    except PermissionError as error:
+        raise FirewallError(
+            "firewall: read the tables: CAP_NET_ADMIN and root are needed (run it with sudo)"
+        ) from error
+
+
+def read(version: int, table: str) -> Table:
+    """The table as it is; an absent one is empty and stays absent."""
+    if table not in existing(version):
+        return Table({}, {})
+    info, blob = fetch(version, table)
+    return decode(version, info, blob)
+
+
+def fetch(version: int, table: str) -> tuple[bytes, bytes]:
+    """The two answers of the kernel. Creates the table where it is absent."""
+    layout = LAYOUTS[version]
+    name = table.encode()
+    try:
+        with socket.socket(layout.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+            for _ in range(READS):
+                info = _ask(sock, layout.level, GET_INFO, name.ljust(_INFO.size, b"\0"))
+                size = _INFO.unpack(info)[-1]
+                head = struct.pack("=32s I 4x", name, size)
+                try:
+                    answer = _ask(sock, layout.level, GET_ENTRIES, head + bytes(size))
+                except OSError as error:
+                    # The table has changed its size between the two calls.
+                    if error.errno != errno.EAGAIN:
+                        raise
+                    continue
+                return info, answer[len(head) :]
+    except OSError as error:
+        raise FirewallError(_cause(version, table, error)) from error
+    raise FirewallError(
+        f"firewall: read IPv{version} table {table}: it changes all the time "
+        "(find out who rewrites it)"
+    )
+
+
+def _ask(sock: socket.socket, level: int, option: int, text: bytes) -> bytes:
+    # socket.getsockopt() can neither pass a request in nor take more than 1,024 bytes out.
+    buffer = ctypes.create_string_buffer(text, len(text))
+    length = ctypes.c_uint32(len(text))
+    if _LIBC.getsockopt(sock.fileno(), level, option, buffer, ctypes.byref(length)) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return buffer.raw[: length.value]
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _cause(version: int, table: str, error: OSError) -> str:
+    if error.errno in (errno.ENOPROTOOPT, errno.ENOENT):
+        return (
+            f"firewall: read IPv{version} table {table}: this kernel has no legacy iptables tables "
+            "(load ip_tables and ip6_tables where they exist, or run with --firewall none)"
+        )
+    if error.errno == errno.EPERM:
+        return "firewall: read the tables: CAP_NET_ADMIN is needed (run it with sudo)"
+    name = errno.errorcode.get(error.errno or 0, "")
+    return f"firewall: read IPv{version} table {table}: {name}: {error.strerror}"
+
+
+# -- decoding -----------------------------------------------------------------------------------
+
+
+class _Entry(NamedTuple):
+    offset: int
+    head: bytes
+    matches: tuple[tuple[str, int, bytes], ...]
+    target: tuple[str, int, bytes]
+    raw: bytes
+
+
+def decode(version: int, info: bytes, blob: bytes) -> Table:
+    """What the two answers say."""
+    _, valid, *numbers = _INFO.unpack(info)
+    starts, ends = numbers[:5], numbers[5:10]
+    entries = list(_entries(LAYOUTS[version], blob))
+    heads = {starts[hook]: name for hook, name in enumerate(HOOKS) if valid >> hook & 1}
+    tails = {ends[hook]: name for hook, name in enumerate(HOOKS) if valid >> hook & 1}
+    for entry in entries:
+        if entry.target[0] == "ERROR":
+            heads[entry.offset + len(entry.raw)] = _text(entry.target[2])
+    chains: dict[str, list[Rule]] = {}
+    policies: dict[str, str] = {}
+    current: list[Rule] = []
+    for entry in entries:
+        if entry.offset in heads:
+            current = chains.setdefault(heads[entry.offset], [])
+        if entry.target[0] == "ERROR":
+            continue
+        rule = _rule(version, entry, heads)
+        if entry.offset in tails:
+            policies[tails[entry.offset]] = rule.target
+        else:
+            current.append(rule)
+    # A user chain's last entry is the RETURN that the library adds to each.
+    return Table(
+        {n: tuple(rules if n in policies else rules[:-1]) for n, rules in chains.items()}, policies
+    )
+
+
+def _entries(layout: _Layout, blob: bytes) -> Iterator[_Entry]:
+    offset = 0
+    while offset < len(blob):
+        target, following = struct.unpack_from("=HH", blob, offset + layout.cache + 4)
+        raw = blob[offset : offset + following]
+        matches, place = [], layout.size
+        while place < target:
+            extension, size = _extension(raw, place)
+            matches.append(extension)
+            place += size
+        yield _Entry(
+            offset, raw[: layout.cache], tuple(matches), _extension(raw, target)[0], raw
+        )
+        offset += following
+
+
+def _extension(raw: bytes, place: int) -> tuple[tuple[str, int, bytes], int]:
+    size, name, revision = _HEAD.unpack_from(raw, place)
+    return (_text(name), revision, raw[place + _HEAD.size : place + size]), size
+
+
+def _text(data: bytes) -> str:
+    return data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+
+
+def _rule(version: int, entry: _Entry, heads: dict[int, str]) -> Rule:
+    """The entry in our words, or in its own bytes where these do not reach."""
+    target, plain = _target(version, entry, heads)
+    known: dict[str, object] = {}
+    for name, revision, data in entry.matches:
+        word, value = _match(name, revision, data)
+        plain = plain and bool(word) and word not in known
+        known[word] = value
+    source, destination, rest = _addresses(version, entry.head)
+    in_link, out_link = _link(rest[:16], rest[32:48]), _link(rest[16:32], rest[48:64])
+    comment = str(known.get("comment", ""))
+    flags = entry.head[LAYOUTS[version].flags :]
+    if (
+        not plain
+        or any(flags)
+        or in_link is None
+        or out_link is None
+        or isinstance(source, bytes)
+        or isinstance(destination, bytes)
+    ):
+        return Rule(target, comment, other=_bare(version, entry))
+    return Rule(
+        target=target,
+        comment=comment,
+        in_link=in_link,
+        out_link=out_link,
+        source=source,
+        destination=destination,
+        replies="replies" in known,
+        bridged="bridged" in known,
+    )
+
+
+def _target(version: int, entry: _Entry, heads: dict[int, str]) -> tuple[str, bool]:
+    """A verdict, a chain or an extension, and whether there is no more to it than its name."""
+    name, revision, data = entry.target
+    if name:
+        flags = data[4:8] if version == 4 else data[:4]
+        return name, name == "MASQUERADE" and revision == 0 and not any(flags)
+    verdict = struct.unpack_from("=i", data)[0]
+    if verdict < 0:
+        return VERDICTS.get(verdict, "?"), verdict in VERDICTS
+    if verdict == entry.offset + len(entry.raw):
+        return "", False  # A rule without a target: it only counts.
+    return heads.get(verdict, "?"), verdict in heads
+
+
+def _match(name: str, revision: int, data: bytes) -> tuple[str, object]:
+    """The word of ours that a match stands for, or none."""
+    if name == "comment":
+        return "comment", _text(data)
+    if name == "conntrack" and revision == 3:
+        # xt_conntrack_mtinfo3: match_flags, invert_flags, state_mask. Bit 0: only the state
+        # counts; states 2 and 4: ESTABLISHED and RELATED.
+        return ("replies", True) if struct.unpack_from("=HHH", data, 146) == (1, 0, 6) else ("", 0)
+    if name == "physdev" and data[64:66] == b"\0\4":
+        return "bridged", True  # xt_physdev_info: invert, bitmask (4: is-bridged).
+    return "", None
+
+
+def _addresses(
+    version: int, head: bytes
+) -> tuple[Subnet | None | bytes, Subnet | None | bytes, bytes]:
+    """Source, destination (None: any; b"": none that a prefix can say) and what follows."""
+    width = BITS[version] // 8
+    # ipt_ip holds src, dst, smsk, dmsk; ip6t_ip6 too.
+    parts = [head[i * width : (i + 1) * width] for i in range(4)]
+    return (
+        _subnet(version, parts[0], parts[2]),
+        _subnet(version, parts[1], parts[3]),
+        head[4 * width :],
+    )
+
+
+def _subnet(version: int, address: bytes, mask: bytes) -> Subnet | None | bytes:
+    value, bits = int.from_bytes(address, "big"), int.from_bytes(mask, "big")
+    if not value and not bits:
+        return None
+    prefix = bits.bit_count()
+    whole = (1 << BITS[version]) - 1
+    if bits != whole ^ whole >> prefix or value & ~bits:
+        return b""
+    return Subnet(version, value, prefix)
+
+
+def _link(name: bytes, mask: bytes) -> str | None:
+    """A link by its whole name; "": any; None: a pattern, or a mask that compares less."""
+    text = name.rstrip(b"\0")
+    expected = b"\xff" * (len(text) + 1) if text else b""
+    if mask != expected.ljust(16, b"\0") or b"\0" in text:
+        return None
+    return text.decode("utf-8", "surrogateescape")
+
+
+def _bare(version: int, entry: _Entry) -> bytes:
+    """The entry without what changes by itself: counters, cache, places in the table."""
+    layout, raw = LAYOUTS[version], bytearray(entry.raw)
+    raw[layout.cache : layout.cache + 4] = bytes(4)
+    raw[layout.cache + 8 : layout.size] = bytes(layout.size - layout.cache - 8)
+    if not entry.target[0]:
+        place = struct.unpack_from("=H", raw, layout.cache + 4)[0] + _HEAD.size
+        raw[place : place + 4] = bytes(4)
+    return bytes(raw)

@@ -1,0 +1,78 @@
+"""What people see: plan lines, colour, a progress bar, log lines on stderr."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from reconciler.core.report import Report, line, summary
+
+COLOURS = {"create": "32", "update": "33", "remove": "31", "bad": "31", "dim": "2"}
+BAR_FROM = 200
+"""Operations from which a progress bar is worth its import."""
+
+
+class Terminal:
+    """Where and how to print. Logs go to stderr, answers to stdout."""
+
+    def __init__(self, *, log_format: str = "text", verbosity: int = 0, quiet: bool = False) -> None:
+        self.log_format = log_format
+        self.verbosity = verbosity
+        self.quiet = quiet
+        self.colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+    def paint(self, text: str, colour: str) -> str:
+        """`text` in a colour, where there is a terminal to show it."""
+        return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if self.colour else text
+
+    def log(self, level: str, message: str, **more: Any) -> None:
+        """One line on stderr."""
+        if self.quiet and level != "error":
+            return
+        if self.log_format == "json":
+            entry = {"time": round(time.time(), 3), "level": level, "message": message, **more}
+            print(json.dumps(entry), file=sys.stderr)
+        else:
+            print(message, file=sys.stderr)
+
+    def report(self, report: Report) -> None:
+        """A report for people."""
+        for rejection in report.rejections:
+            self.log("error", str(rejection), file=rejection.place.file)
+        for note in report.notes:
+            self.log("warning", f"note: {note}")
+        for done in report.operations:
+            if done.ok is False:
+                print(self.paint(f"x {line(done.operation)[2:]}: {done.error}", "bad"))
+            elif not self.quiet:
+                print(self.paint(line(done.operation), done.operation.action))
+        for name, texts in sorted(report.problems.items()):
+            for text in texts:
+                print(self.paint(f"x {name.replace('/', ' ', 1)}: {text}", "bad"))
+        for held in report.held:
+            print(f"= {held.object.replace('/', ' ', 1)}  held back: {held.reason}")
+        if not self.quiet:
+            print(f"{summary(report)}  ({report.duration_s:.2f} s)")
+
+    def progress(self, total: int) -> Callable[[int], None]:
+        """A bar for long work on a terminal; elsewhere nothing."""
+        if total <= BAR_FROM or not sys.stderr.isatty() or "NO_COLOR" in os.environ or self.quiet:
+            return lambda count: None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        bar = Progress(console=Console(stderr=True), transient=True)
+        task = bar.add_task("applying", total=total)
+        bar.start()
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            bar.update(task, completed=done)
+            if done >= total:
+                bar.stop()
+
+        return advance
