@@ -1,7 +1,7 @@
 /* Jobs: the steps of many containers, carried out by threads of our own.
  *
- * The caller's thread never changes its namespace. Each worker opens its host socket before it first
- * leaves, and dies with whatever namespace it was in last.
+ * The caller's thread never changes its namespace. Each worker opens its host socket before it
+ * first leaves, and dies with whatever namespace it was in last.
  *
  *   job      = step step step | step step | step ...
  *   segment  = consecutive steps of one side (host or inside): one sendmsg, one ack
@@ -40,16 +40,16 @@ struct work {
 
 struct worker {
     struct work *work;
-    int host;     /* socket in the caller's namespace */
-    int host_ns;  /* descriptor of the caller's namespace */
-    bool away;    /* the thread is in another namespace now */
-    int inside;   /* socket in the job's namespace, or -1 */
-    int netns;    /* descriptor of the job's namespace, or -1 */
+    int host;    /* socket in the caller's namespace */
+    int host_ns; /* descriptor of the caller's namespace */
+    bool away;   /* the thread is in another namespace now */
+    int inside;  /* socket in the job's namespace, or -1 */
+    int netns;   /* descriptor of the job's namespace, or -1 */
     struct rcn_procfs proc;
     struct rcn_buffer buffer;
     uint32_t owner[MAX_MESSAGES]; /* message → step */
     uint32_t messages;
-    char known[16];  /* the link looked up last on this side */
+    char known[16]; /* the link looked up last on this side */
     int known_index;
 };
 

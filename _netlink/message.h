@@ -35,7 +35,8 @@ static inline void *rcn_reserve(struct rcn_buffer *buffer, size_t size)
     memset(place, 0, room);
     buffer->used += room;
     if (buffer->header)
-        buffer->header->nlmsg_len = (uint32_t)(buffer->data + buffer->used - (char *)buffer->header);
+        buffer->header->nlmsg_len =
+            (uint32_t)(buffer->data + buffer->used - (char *)buffer->header);
     return place;
 }
 

@@ -1,5 +1,5 @@
-/* The public interface of the C layer. The same text goes to cffi's cdef: plain declarations only (lines that
- * begin with # are left out there).
+/* The public interface of the C layer. The same text goes to cffi's cdef: plain declarations only
+ * (lines that begin with # are left out there).
  *
  * A batch is an array of jobs; a job is a run of steps. Steps marked `inside` act in the job's
  * network namespace, all others in the caller's. A result for each job says which step failed.
@@ -54,12 +54,12 @@ struct rcn_step {
     uint8_t scope;
     uint8_t has_via;
     uint8_t has_source;
-    int32_t index;      /* of the link; 0: looked up by `link` */
-    int32_t other;      /* master, or the number of a veth's inner end */
-    uint32_t mtu;       /* bytes */
+    int32_t index; /* of the link; 0: looked up by `link` */
+    int32_t other; /* master, or the number of a veth's inner end */
+    uint32_t mtu;  /* bytes */
     uint32_t table;
     uint32_t priority;
-    uint32_t set;       /* enum rcn_set */
+    uint32_t set; /* enum rcn_set */
     uint8_t gen_mode;
     uint8_t isolated;
     uint8_t mac[6];
@@ -69,15 +69,15 @@ struct rcn_step {
     uint8_t via[16];
     uint8_t source[16];
     char link[16];
-    char name[16];      /* of the inner end, or the new one */
-    char text[256];     /* an alias; or a sysctl's path and, behind its NUL, the value */
+    char name[16];  /* of the inner end, or the new one */
+    char text[256]; /* an alias; or a sysctl's path and, behind its NUL, the value */
 };
 
 struct rcn_result {
-    uint64_t cookie;    /* SO_NETNS_COOKIE of the job's namespace */
-    int32_t error;      /* a positive errno; 0: all went well */
-    int32_t step;       /* number of the step that failed; -1: making, -2: binding the namespace */
-    char text[128];     /* the kernel's own words, or empty */
+    uint64_t cookie; /* SO_NETNS_COOKIE of the job's namespace */
+    int32_t error;   /* a positive errno; 0: all went well */
+    int32_t step;    /* number of the step that failed; -1: making, -2: binding the namespace */
+    char text[128];  /* the kernel's own words, or empty */
 };
 
 int rcn_run(const struct rcn_job *jobs, uint32_t n_jobs, const struct rcn_step *steps,
@@ -95,7 +95,7 @@ struct rcn_link {
     uint8_t mac[6];
     char name[16];
     char kind[16];
-    uint32_t alias;     /* offset in the heap */
+    uint32_t alias; /* offset in the heap */
     uint32_t alias_size;
 };
 
@@ -139,20 +139,21 @@ struct rcn_rule {
 struct rcn_space {
     uint64_t cookie;
     uint64_t inode;
-    int32_t error;      /* a positive errno; 0: read whole */
+    int32_t error; /* a positive errno; 0: read whole */
     uint32_t n_links;
     uint32_t n_addresses;
     uint32_t n_routes;
     uint32_t n_rules;
-    uint32_t sysctls;   /* offset in the heap: one text a name, each behind '+', or '-' where absent, NUL-ended */
+    uint32_t sysctls; /* offset in the heap: one text a name, each behind '+', or '-' where absent,
+                         NUL-ended */
 };
 
 /* Rows of all spaces one behind the other, in the order of the spaces. */
 struct rcn_scan {
     struct rcn_space *spaces;
     uint32_t n_spaces;
-    char *rows[5];      /* links, addresses, routes, rules, heap */
-    size_t used[5];     /* bytes */
+    char *rows[5];  /* links, addresses, routes, rules, heap */
+    size_t used[5]; /* bytes */
     size_t room[5];
 };
 

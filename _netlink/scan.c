@@ -1,4 +1,5 @@
-/* Dumps: links, addresses, routes and rules of the caller's namespace and of any number of others. */
+/* Dumps: links, addresses, routes and rules of the caller's namespace and of any number of others.
+ */
 #define _GNU_SOURCE
 #include "rtnl_api.h"
 #include "socket.h"
@@ -391,7 +392,8 @@ static int dump(struct rcn_scan *scan, struct rcn_space *space, int fd, uint16_t
             return error;
         *space = before;
         memcpy(scan->used, used, sizeof used);
-        /* The rest of the torn answer is still to come, and the kernel refuses a second dump before. */
+        /* The rest of the torn answer is still to come, and the kernel refuses a second dump
+         * before. */
         while (recv(fd, buffer, RECEIVE, MSG_DONTWAIT) > 0)
             ;
     }

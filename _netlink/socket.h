@@ -6,13 +6,15 @@
 
 #define RCN_TEXT 128
 
-/* A route socket in the calling thread's namespace with extended acks and strict dumps, or -errno. */
+/* A route socket in the calling thread's namespace with extended acks and strict dumps, or -errno.
+ */
 int rcn_socket_open(void);
 /* SO_NETNS_COOKIE of a socket, 0 where the kernel has none. */
 uint64_t rcn_socket_cookie(int fd);
 
 /* Send all messages of the buffer in one datagram and wait for the last one's ack. Answers 0 or the
- * first error as a negative errno, with the number of its message in *failed and the kernel's text. */
+ * first error as a negative errno, with the number of its message in *failed and the kernel's text.
+ */
 int rcn_send(int fd, struct rcn_buffer *buffer, uint32_t *failed, char text[RCN_TEXT]);
 
 /* The thread's own procfs, attached nowhere: entries of all namespaces hang in one dentry chain,

@@ -41,8 +41,8 @@ def _folder(text: str) -> str:
     return os.path.abspath(text)
 
 
-def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _common() -> _Parser:
+    common = _Parser(add_help=False)
     add = common.add_argument
     add("--config-dir", action="append", type=_folder, metavar="DIR",
         help="definition files; may be given several times (/etc/runcnet.d, /run/runcnet.d)")  # fmt: skip
@@ -79,9 +79,7 @@ def _settings(options: argparse.Namespace) -> Any:
 def _terminal(options: argparse.Namespace) -> Any:
     from reconciler.terminal import Terminal
 
-    return Terminal(
-        log_format=options.log_format, verbosity=options.verbose, quiet=options.quiet
-    )
+    return Terminal(log_format=options.log_format, verbosity=options.verbose, quiet=options.quiet)
 
 
 def _need_privileges() -> None:
@@ -328,7 +326,9 @@ def _exec(options: argparse.Namespace) -> int:
     words = options.words[1:] if options.words[:1] == ["--"] else options.words
     found = _prospect(options)
     container = found.spec.containers.get(options.name)
-    seen = found.observed.containers.get(container.join if container and container.join else options.name)
+    seen = found.observed.containers.get(
+        container.join if container and container.join else options.name
+    )
     if seen is None or not seen.source:
         raise RuncnetError(f"container {options.name} has no namespace (see `runcnet status`)")
     folders = [f"/etc/netns/{seen.netns}", f"{options.run_dir}/dns/{seen.name}"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from reconciler.core.model import Rejection
 from reconciler.core.spec import Candidate, Loaded, Tree, load
 from reconciler.host import yamlfile
 
@@ -43,7 +44,7 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
 def read_declared(folders: Sequence[str], remembered: Mapping[str, bytes]) -> Declared:
     """Read and resolve every definition file; nothing is raised for what a file says."""
     sources = yamlfile.read_folders(folders)
-    rejected: dict[str, list] = {}
+    rejected: dict[str, list[Rejection]] = {}
     for rejection in sources.rejections:
         rejected.setdefault(rejection.place.file, []).append(rejection)
     trees: dict[str, Tree | None] = {}

@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-
 from typing import NamedTuple
 
 import msgspec
@@ -399,9 +398,7 @@ def standing_addresses(observed: Observed) -> dict[Key, Address]:
 
 
 @contextlib.contextmanager
-def opened(
-    settings: Settings, *, change: bool
-) -> Iterator[tuple[Store, Record]]:
+def opened(settings: Settings, *, change: bool) -> Iterator[tuple[Store, Record]]:
     """The state and run dirs, under the lock where something is to be changed."""
     with contextlib.ExitStack() as stack:
         if change:
@@ -433,9 +430,7 @@ def reconcile(
     """
     started = time.monotonic()
     with opened(settings, change=not dry_run) as (store, record):
-        one = Pass(
-            settings, store=store, record=record, changing=not dry_run, only=only, stop=stop
-        )
+        one = Pass(settings, store=store, record=record, changing=not dry_run, only=only, stop=stop)
         if dry_run:
             prospect = one.prospect()
             done = [Done(operation=op, ok=None) for op in prospect.operations]
@@ -450,10 +445,10 @@ def reconcile(
         if outcomes and not stop():
             outcomes += one.verify(prospect, outcomes)
         if only is None and not prospect.declared.keep:
-            prospect.attached.sweep(set(prospect.spec.containers) | set(prospect.observed.containers))
-        done = [
-            Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes
-        ]
+            prospect.attached.sweep(
+                set(prospect.spec.containers) | set(prospect.observed.containers)
+            )
+        done = [Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes]
         return _report(prospect, done, one.notes, started, stopped=len(outcomes) < total)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from reconciler.core.model import Address, BITS
+from reconciler.core.model import BITS, Address
 from reconciler.core.names import mac_text
 from reconciler.core.rows import Space
 from reconciler.host.observe import busy_in
@@ -134,7 +134,11 @@ def _interfaces(prospect: Prospect, name: str) -> list[dict[str, Any]]:
 
 
 def _carried(space: Space, index: int) -> list[str]:
-    return [str(a.address) for a in space.addresses if a.index == index and not _local(a.address.address)]
+    return [
+        str(a.address)
+        for a in space.addresses
+        if a.index == index and not _local(a.address.address)
+    ]
 
 
 def _local(address: Address) -> bool:
@@ -143,7 +147,8 @@ def _local(address: Address) -> bool:
 
 def table(found: dict[str, Any]) -> str:
     """The same for people."""
-    lines = []
+    lines: list[str] = []
+    rows: list[tuple[str, ...]]
     if found["networks"]:
         rows = [("NETWORK", "STATE", "BRIDGE", "SUBNETS", "MEMBERS", "DECLARED")]
         rows += [

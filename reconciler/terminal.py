@@ -17,7 +17,9 @@ BAR_FROM = 200
 class Terminal:
     """Where and how to print. Logs go to stderr, answers to stdout."""
 
-    def __init__(self, *, log_format: str = "text", verbosity: int = 0, quiet: bool = False) -> None:
+    def __init__(
+        self, *, log_format: str = "text", verbosity: int = 0, quiet: bool = False
+    ) -> None:
         self.log_format = log_format
         self.verbosity = verbosity
         self.quiet = quiet

@@ -4,6 +4,7 @@ What concerns several objects at once is looked at in `rules.py`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -171,7 +172,11 @@ def network(tree: Tree, path: Path, name: str, raw: RawNetwork) -> Network:
         r.error("`subnets` is missing (as in subnets: 176.10.0.0/16)")
     subnets.sort()
     gateways = _gateways(r, raw, subnets, external)
-    uplinks = [] if raw.uplink == "any" else [v for v, _ in r.many(fields.interface, raw.uplink, "uplink")]
+    uplinks = (
+        []
+        if raw.uplink == "any"
+        else [v for v, _ in r.many(fields.interface, raw.uplink, "uplink")]
+    )
     found = Network(
         name=name,
         type="bridge",
@@ -182,7 +187,8 @@ def network(tree: Tree, path: Path, name: str, raw: RawNetwork) -> Network:
         ranges=tuple(_ranges(r, raw, subnets)),
         uplinks=tuple(dict.fromkeys(uplinks)),
         masquerade=_masquerade(r, raw, subnets, off=external or internal),
-        inbound=r.read(lambda t: fields.word(t, "established", "open"), raw.inbound, "inbound") or "",
+        inbound=r.read(lambda t: fields.word(t, "established", "open"), raw.inbound, "inbound")
+        or "",
         internal=internal,
         isolate_members=r.flag(raw.isolate_members, "isolate_members"),
         mtu=None if raw.mtu == "auto" else _mtu(r, raw.mtu, any(s.version == 6 for s in subnets)),
@@ -202,9 +208,7 @@ def _mtu(r: Reader, text: str, ipv6: bool) -> int | None:
     return r.read(lambda t: fields.number(t, allowed, "MTU in bytes"), text, "mtu")
 
 
-def _gateways(
-    r: Reader, raw: RawNetwork, subnets: list[Subnet], external: bool
-) -> list[Address]:
+def _gateways(r: Reader, raw: RawNetwork, subnets: list[Subnet], external: bool) -> list[Address]:
     if raw.gateways == "none":
         return []
     if raw.gateways is None:
@@ -242,9 +246,7 @@ def _ranges(r: Reader, raw: RawNetwork, subnets: list[Subnet]) -> list[Range]:
     return ranges + [whole_range(s) for s in subnets if s.version not in ranged]
 
 
-def _masquerade(
-    r: Reader, raw: RawNetwork, subnets: list[Subnet], *, off: bool
-) -> tuple[int, ...]:
+def _masquerade(r: Reader, raw: RawNetwork, subnets: list[Subnet], *, off: bool) -> tuple[int, ...]:
     choice = raw.masquerade
     if choice is not None:
         r.read(lambda t: fields.word(t, "true", "false", "ipv4", "ipv6"), choice, "masquerade")
@@ -274,7 +276,9 @@ def containers(
     if mode != "join":
         r.read(lambda text: fields.word(text, *MODES), mode, "mode")
     _sensible(r, raw, mode)
-    count = r.maybe(lambda t: fields.number(t, REPLICAS, "number of replicas"), raw.replicas, "replicas")
+    count = r.maybe(
+        lambda t: fields.number(t, REPLICAS, "number of replicas"), raw.replicas, "replicas"
+    )
     first = raw.netns or ("%n" if raw.replicas is not None else name)
     if raw.replicas is None and ("%" in first or "%" in (raw.bundle or "")):
         first, bundle = raw.netns or name, raw.bundle
@@ -283,7 +287,9 @@ def containers(
     routes = tuple(_routes(r, raw.routes, "routes"))
     ports = [p for p, _ in r.many(fields.port_forward, raw.ports, "ports")]
     if raw.replicas is None and any(p.count < 0 for p in ports):
-        r.error("a run of host ports leads to one container port (only replicas share it out)", "ports")
+        r.error(
+            "a run of host ports leads to one container port (only replicas share it out)", "ports"
+        )
     sysctls = {}
     for key, value in raw.sysctls.items():
         known = r.read(fields.sysctl, key, "sysctls", key)
@@ -335,6 +341,7 @@ def _container_dns(
 
 def _sensible(r: Reader, raw: RawContainer, mode: str) -> None:
     """Keys that make no sense for the mode."""
+
     def refuse(*keys: str, why: str) -> None:
         for key in keys:
             if getattr(raw, key) not in (None, [], {}):
@@ -365,9 +372,7 @@ def _expand(text: str, name: str, number: int) -> str:
     return result
 
 
-def _replica(
-    r: Reader, raw: RawContainer, base: Container, number: int, count: int
-) -> Container:
+def _replica(r: Reader, raw: RawContainer, base: Container, number: int, count: int) -> Container:
     name = f"{base.name}-{number}"
     last = number == count - 1
     if last:
@@ -376,12 +381,14 @@ def _replica(
     def fill(text: str | None, key: str, parse: Callable[[str], str]) -> str | None:
         if text is None:
             return None
-        return r.read(lambda t: parse(_expand(t, name, number)), text, key) if not r.errors else None
+        return (
+            r.read(lambda t: parse(_expand(t, name, number)), text, key) if not r.errors else None
+        )
 
     ports = []
     for port in base.ports:
         runs = abs(port.count)
-        if port.count == 1 and count > 1 or runs % count:
+        if (port.count == 1 and count > 1) or runs % count:
             if last:
                 r.error(f"{runs} host ports cannot be shared by {count} replicas", "ports")
             continue
@@ -404,9 +411,7 @@ def _replica(
     )
 
 
-def _interfaces(
-    r: Reader, raw: RawContainer, networks: Mapping[str, Network]
-) -> list[Interface]:
+def _interfaces(r: Reader, raw: RawContainer, networks: Mapping[str, Network]) -> list[Interface]:
     found: list[tuple[RawInterface, tuple[str | int, ...]]] = []
     for item, where in _items(raw.interfaces, ("interfaces",)):
         found.append((RawInterface(network=item) if isinstance(item, str) else item, where))
@@ -435,8 +440,8 @@ def _interfaces(
         if item.mtu is not None:
             allowed = range(fields.MTU_IPV6 if len(network.subnets) > 1 else 68,
                             (network.mtu or 65535) + 1)  # fmt: skip
-            mtu = r.read(lambda t, a=allowed: fields.number(t, a, "MTU in bytes up to the network's"),
-                         item.mtu, *where, "mtu")  # fmt: skip
+            parse = partial(fields.number, allowed=allowed, what="MTU up to the network's")
+            mtu = r.read(parse, item.mtu, *where, "mtu")
         result.append(
             Interface(
                 network=network.name,

@@ -157,9 +157,12 @@ class _Assigner:
                 self.problems[key.container] = (
                     f"network {key.network} has no IPv{key.version} subnet"
                 )
-            elif old is None or key in leaving or not pool.usable(old.value):
-                pending.append((key, pool, old))
-            elif old.value in pool.taken:
+            elif (
+                old is None
+                or key in leaving
+                or not pool.usable(old.value)
+                or old.value in pool.taken
+            ):
                 pending.append((key, pool, old))
             else:
                 pool.taken.add(old.value)

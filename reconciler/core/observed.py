@@ -231,6 +231,4 @@ def _paired(space: Space, ends: list[tuple[EndpointAlias, Link]]) -> bool:
 
 
 def _with_inner(mark: EndpointAlias, link: Link, space: Space | None) -> SeenEnd:
-    return SeenEnd(
-        network=mark.network, name=mark.interface, host=link, inner=_inner(link, space)
-    )
+    return SeenEnd(network=mark.network, name=mark.interface, host=link, inner=_inner(link, space))

@@ -9,8 +9,10 @@ import shlex
 import msgspec
 
 from reconciler.core.desired import Bridge, DesiredRoute, DesiredRule, Endpoint, Member
-from reconciler.core.model import Address, InterfaceAddress
+from reconciler.core.model import Address, InterfaceAddress, Subnet
 from reconciler.core.names import container_alias, mac_text, network_alias
+
+Word = str | int | Address | InterfaceAddress | Subnet
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,9 +36,9 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         """The same change by hand."""
         return []
 
-    def _ip(self, *words: object) -> str:
+    def _ip(self, *words: Word) -> str:
         lead = ["ip", "-n", self.netns] if self.netns else ["ip"]
-        return shlex.join([*lead, *(str(w) for w in words)])
+        return shlex.join([*lead, *map(str, words)])
 
     def _sysctl(self, name: str, value: str) -> str:
         lead = ["ip", "netns", "exec", self.netns] if self.netns else []
@@ -49,14 +51,14 @@ class MakeBridge(Operation, frozen=True, kw_only=True):
     bridge: Bridge
 
     @property
-    def action(self) -> str:  # noqa: D102
+    def action(self) -> str:
         return "create"
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         carried = " ".join(str(a) for a in self.bridge.addresses) or "no address"
         return f"bridge {self.bridge.name}  {carried} mtu {self.bridge.mtu}"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         name = self.bridge.name
         mac = mac_text(self.bridge.mac)
         return [
@@ -78,13 +80,13 @@ class RemoveBridge(Operation, frozen=True, kw_only=True):
     index: int
 
     @property
-    def action(self) -> str:  # noqa: D102
+    def action(self) -> str:
         return "remove"
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"bridge {self.link}"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         return [self._ip("link", "del", self.link)]
 
 
@@ -94,15 +96,15 @@ class MakeContainer(Operation, frozen=True, kw_only=True):
     member: Member
 
     @property
-    def action(self) -> str:  # noqa: D102
+    def action(self) -> str:
         return "create"
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         if not self.member.endpoints:
             return "lo only"
         return ", ".join(_carried(e) for e in self.member.endpoints)
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         member = self.member
         lines = [shlex.join(["ip", "netns", "add", member.netns])]
         lines.append(self._ip("link", "set", "lo", "alias", container_alias(member.name)))
@@ -127,13 +129,13 @@ class RemoveContainer(Operation, frozen=True, kw_only=True):
     """Whether the host ends are taken away by hand, for processes keep the namespace alive."""
 
     @property
-    def action(self) -> str:  # noqa: D102
+    def action(self) -> str:
         return "remove"
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"namespace {self.path or '(already gone)'}"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         return [shlex.join(["ip", "netns", "del", self.netns])] if self.netns else []
 
 
@@ -144,10 +146,10 @@ class Rebind(Operation, frozen=True, kw_only=True):
     """`/proc/PID/ns/net` of a process inside."""
     path: str
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"bind {self.path} again to the namespace of {self.source}"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         pid = self.source.split("/")[2]
         return [shlex.join(["ip", "netns", "attach", self.netns, pid])]
 
@@ -157,10 +159,10 @@ class MakeEndpoint(Operation, frozen=True, kw_only=True):
 
     endpoint: Endpoint
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"add {_carried(self.endpoint)}"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         return _endpoint_commands(self, self.endpoint)
 
 
@@ -171,10 +173,10 @@ class RemoveEndpoint(Operation, frozen=True, kw_only=True):
     index: int
     label: str
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"take away {self.label} (host end {self.link})"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         return [shlex.join(["ip", "link", "del", self.link])]
 
 
@@ -193,9 +195,9 @@ class SetLink(Operation, frozen=True, kw_only=True):
     gen_mode_none: bool = False
     isolated: bool | None = None
 
-    def words(self) -> list[list[object]]:
+    def words(self) -> list[list[Word]]:
         """The words of one `ip link set` after another."""
-        words: list[list[object]] = []
+        words: list[list[Word]] = []
         if self.name is not None:
             words += [["down"], ["name", self.name], ["up"]]
         if self.gen_mode_none:
@@ -215,18 +217,18 @@ class SetLink(Operation, frozen=True, kw_only=True):
             words.append(["up"])
         return words
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         plain = (" ".join(str(w) for w in words) for words in self.words())
         if self.name is not None:
             return f"rename {self.link} to {self.name}"
         return f"set {self.link} {', '.join(plain)}"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         lines = []
         link = self.link
         lead = ["ip", "-n", self.netns] if self.netns and not self.host else ["ip"]
         for words in self.words():
-            lines.append(shlex.join([*lead, "link", "set", link, *(str(w) for w in words)]))
+            lines.append(shlex.join([*lead, "link", "set", link, *map(str, words)]))
             link = self.name if self.name is not None and words[0] == "name" else link
         return lines
 
@@ -237,10 +239,10 @@ class AddAddress(Operation, frozen=True, kw_only=True):
     link: str
     address: InterfaceAddress
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"add {self.address} to {self.link}"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         return [_address(self, self.link, self.address, "add")]
 
 
@@ -250,10 +252,10 @@ class RemoveAddress(Operation, frozen=True, kw_only=True):
     link: str
     address: InterfaceAddress
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"remove {self.address} from {self.link}"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         return [self._ip("address", "del", self.address, "dev", self.link)]
 
 
@@ -262,10 +264,10 @@ class AddRoute(Operation, frozen=True, kw_only=True):
 
     route: DesiredRoute
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"add route {self.route}"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         return [self._ip(*route_words("add", self.route))]
 
 
@@ -274,10 +276,10 @@ class RemoveRoute(Operation, frozen=True, kw_only=True):
 
     route: DesiredRoute
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"remove route {self.route}"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         return [self._ip(*route_words("del", self.route))]
 
 
@@ -286,10 +288,10 @@ class AddRule(Operation, frozen=True, kw_only=True):
 
     rule: DesiredRule
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"add rule {self.rule}"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         return [self._ip(*rule_words("add", self.rule))]
 
 
@@ -298,10 +300,10 @@ class RemoveRule(Operation, frozen=True, kw_only=True):
 
     rule: DesiredRule
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"remove rule {self.rule}"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         return [self._ip(*rule_words("del", self.rule))]
 
 
@@ -311,10 +313,10 @@ class SetSysctl(Operation, frozen=True, kw_only=True):
     name: str
     value: str
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"set {self.name} to {self.value}"
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         return [self._sysctl(self.name, self.value)]
 
 
@@ -324,10 +326,10 @@ class ReplaceFirewall(Operation, frozen=True, kw_only=True):
     differences: tuple[str, ...]
     lines: tuple[str, ...] = ()
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return "; ".join(self.differences)
 
-    def commands(self) -> list[str]:  # noqa: D102
+    def commands(self) -> list[str]:
         return list(self.lines)
 
 
@@ -336,7 +338,7 @@ class WireBundle(Operation, frozen=True, kw_only=True):
 
     bundle: str
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"wire {self.bundle}/config.json"
 
 
@@ -345,7 +347,7 @@ class WriteDns(Operation, frozen=True, kw_only=True):
 
     files: tuple[str, ...]
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"write {' and '.join(self.files)}"
 
 
@@ -356,7 +358,7 @@ class MoveLease(Operation, frozen=True, kw_only=True):
     new: Address
     reason: str
 
-    def describe(self) -> str:  # noqa: D102
+    def describe(self) -> str:
         return f"lease {self.old} becomes {self.new}: {self.reason}"
 
 
@@ -365,9 +367,9 @@ def other_mtu(mtu: int) -> int:
     return mtu - 1 if mtu > 1280 else mtu + 1
 
 
-def route_words(verb: str, route: DesiredRoute) -> list[object]:
+def route_words(verb: str, route: DesiredRoute) -> list[Word]:
     """The words of `ip route add` for a route of ours."""
-    words: list[object] = ["route", verb, "default" if route.to.prefix == 0 else route.to]
+    words: list[Word] = ["route", verb, "default" if route.to.prefix == 0 else route.to]
     if route.to.version == 6:
         words.insert(0, "-6")
     if route.via is not None:
@@ -375,15 +377,15 @@ def route_words(verb: str, route: DesiredRoute) -> list[object]:
     return [*words, "dev", route.link, "table", route.table, "proto", "0x72"]
 
 
-def rule_words(verb: str, rule: DesiredRule) -> list[object]:
+def rule_words(verb: str, rule: DesiredRule) -> list[Word]:
     """The words of `ip rule add` for a rule of ours."""
-    words: list[object] = ["-6"] if rule.source.version == 6 else []
+    words: list[Word] = ["-6"] if rule.source.version == 6 else []
     words += ["rule", verb, "from", rule.source, "lookup", rule.table]
     return [*words, "priority", rule.priority, "protocol", "0x72"]
 
 
 def _address(op: Operation, link: str, address: InterfaceAddress, verb: str) -> str:
-    words: list[object] = ["address", verb, address]
+    words: list[Word] = ["address", verb, address]
     if address.version == 6:
         words.append("nodad")
     elif address.prefix < 31:
@@ -392,18 +394,20 @@ def _address(op: Operation, link: str, address: InterfaceAddress, verb: str) -> 
 
 
 def _carried(endpoint: Endpoint) -> str:
-    shown = [str(a) for a in endpoint.addresses if not (a.version == 6 and a.value >> 118 == 0xFE80 >> 6)]
+    shown = [
+        str(a) for a in endpoint.addresses if not (a.version == 6 and a.value >> 118 == 0xFE80 >> 6)
+    ]
     return f"{endpoint.name} {' '.join(shown) or 'no address'} in {endpoint.network}"
 
 
 def _endpoint_commands(op: Operation, endpoint: Endpoint) -> list[str]:
     host = endpoint.host_name
-    add: list[object] = ["ip", "link", "add", host, "address", mac_text(endpoint.host_mac)]
+    add: list[Word] = ["ip", "link", "add", host, "address", mac_text(endpoint.host_mac)]
     add += ["mtu", endpoint.mtu, "numtxqueues", 1, "numrxqueues", 1, "type", "veth"]
     add += ["peer", "name", endpoint.name, "netns", op.netns, "address", mac_text(endpoint.mac)]
     add += ["mtu", endpoint.mtu, "numtxqueues", 1, "numrxqueues", 1]
 
-    def line(*words: object) -> str:
+    def line(*words: Word) -> str:
         return shlex.join(str(w) for w in words)
 
     lines = [

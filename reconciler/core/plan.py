@@ -66,14 +66,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def operations(self) -> tuple[Operation, ...]:
         """All, in order."""
-        return (
-            self.removals
-            + self.networks
-            + self.host
-            + self.creations
-            + self.repairs
-            + self.last
-        )
+        return self.removals + self.networks + self.host + self.creations + self.repairs + self.last
 
 
 class _Planner:
@@ -138,11 +131,15 @@ class _Planner:
                 self.networks.append(ops.MakeBridge(object=name, bridge=bridge))
                 self.states[name] = "missing"
             return
-        used = any(
-            self.scene.busy(seen.name)
-            for seen in self.observed.containers.values()
-            if any(end.network == bridge.network for end in seen.ends)
-        ) if self._may_interrupt(bridge, link.name) else False
+        used = (
+            any(
+                self.scene.busy(seen.name)
+                for seen in self.observed.containers.values()
+                if any(end.network == bridge.network for end in seen.ends)
+            )
+            if self._may_interrupt(bridge, link.name)
+            else False
+        )
         groups = bridge_repairs(bridge, link, self.observed.host, used=used)
         self._take(name, groups, self.networks)
 
@@ -170,13 +167,13 @@ class _Planner:
                     )
             for route in host.routes:
                 to = route.to
-                if to.prefix and route.index not in ours and subnet.overlaps(to):
-                    if route.table == 254 and not _is_link_local(to) and not _multicast(to):
-                        where = names.get(route.index, "no link")
-                        return (
-                            f"{subnet} overlaps the host's route to {to} through {where} "
-                            "(give the network another subnet)"
-                        )
+                foreign = to.prefix and route.index not in ours and route.table == 254
+                if foreign and subnet.overlaps(to) and not (_is_link_local(to) or _multicast(to)):
+                    where = names.get(route.index, "no link")
+                    return (
+                        f"{subnet} overlaps the host's route to {to} through {where} "
+                        "(give the network another subnet)"
+                    )
         return ""
 
     def plan_lost_networks(self) -> Iterator[tuple[str, Group]]:
@@ -412,7 +409,7 @@ def plan(
         if name.startswith("container/") and p.wanted(name):
             p.problem(name, text)
     going: list[Operation] = []
-    for name, seen, why in p.plan_lost_containers():
+    for _, seen, why in p.plan_lost_containers():
         if p.replace(seen, why):
             going.append(p.removals.pop())
     for member in desired.members.values():

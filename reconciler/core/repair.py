@@ -165,7 +165,9 @@ def container_repairs(
         if shown is None:
             problems.append(f"a namespace has no sysctl {name} (drop it from the definition)")
         elif shown.split() != value.split():
-            groups.append([ops.SetSysctl(object=member.object, netns=netns, name=name, value=value)])
+            groups.append(
+                [ops.SetSysctl(object=member.object, netns=netns, name=name, value=value)]
+            )
     return groups, problems
 
 

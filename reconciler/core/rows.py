@@ -17,7 +17,7 @@ GEN_MODE_NONE = 1
 class Link(NamedTuple):
     """One network device. `peer` is IFLA_LINK (0: none), `peer_nsid` IFLA_LINK_NETNSID (-1: none)."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index, as meant
     name: str
     kind: str
     mac: bytes
@@ -39,7 +39,7 @@ class Link(NamedTuple):
 class LinkAddress(NamedTuple):
     """An address on the link numbered `index`; `scope` and `flags` as in rtnetlink(7)."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index, as meant
     address: InterfaceAddress
     scope: int
     flags: int
@@ -51,7 +51,7 @@ class RouteRow(NamedTuple):
 
     to: Subnet
     via: Address | None
-    index: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index, as meant
     table: int
     protocol: int
     scope: int

@@ -49,8 +49,11 @@ def _same_address(one: Address | None, other: Address | None) -> bool:
     return one == other or (one.version == other.version and 0 in (one.value, other.value))
 
 
-def network_clashes(network: Network, claims: Claims, others: Mapping[str, Network]) -> Iterator[Clash]:
+def network_clashes(
+    network: Network, claims: Claims, others: Mapping[str, Network]
+) -> Iterator[Clash]:
     """What this network wants and another one has."""
+
     def clash(message: str, *path: str | int) -> Clash:
         return Clash("networks", network.name, path, message)
 

@@ -170,7 +170,9 @@ class _Judge:
     def _relations(self) -> None:
         claims = rules.Claims()
         # What stands in for a broken file keeps what it has; whoever was loaded gives way.
-        networks = sorted(self.networks.values(), key=lambda n: not self._stands_in("networks", n.name))
+        networks = sorted(
+            self.networks.values(), key=lambda n: not self._stands_in("networks", n.name)
+        )
         seen: dict[str, Network] = {}
         for network in networks:
             for clash in rules.network_clashes(network, claims, seen):

@@ -120,9 +120,7 @@ def _filter(network: NetworkPolicy, subnet: Subnet) -> Iterator[Rule]:
     link, mark = network.link, MARK + network.name
     if not network.internal:
         yield Rule("ACCEPT", mark, out_link=link, replies=True)
-    yield Rule(
-        "DROP" if network.isolate_members else "ACCEPT", mark, in_link=link, out_link=link
-    )
+    yield Rule("DROP" if network.isolate_members else "ACCEPT", mark, in_link=link, out_link=link)
     yield Rule(CROSS, mark, in_link=link)
     if network.internal:
         yield Rule("DROP", mark, in_link=link)

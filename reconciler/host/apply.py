@@ -12,8 +12,8 @@ from reconciler.core.names import container_alias, network_alias
 from reconciler.core.ops import Operation
 from reconciler.core.rows import GEN_MODE_NONE, Link
 from reconciler.host import rtnl
-from reconciler.host.record import Record
 from reconciler.host.batch import Batch, Result
+from reconciler.host.record import Record
 
 BATCH = 256
 """Containers made in one trip through C; a signal is heard between two trips."""
@@ -50,13 +50,17 @@ class Kernel:
         for start in range(0, len(removals), BATCH):
             if self.stop():
                 return
-            part = [o for o in removals[start : start + BATCH] if isinstance(o, ops.RemoveContainer)]
+            part = [
+                o for o in removals[start : start + BATCH] if isinstance(o, ops.RemoveContainer)
+            ]
             bound = [op for op in part if op.path]
             codes = dict(
                 zip((op.path for op in bound), rtnl.unbind([o.path for o in bound]), strict=True)
             )
             left = {i for op in part if not codes.get(op.path) for i in op.ends}
-            gone = self._reap({op: op.ends for op in part if not codes.get(op.path)}) if left else {}
+            gone = (
+                self._reap({op: op.ends for op in part if not codes.get(op.path)}) if left else {}
+            )
             clean = [op for op in part if not codes.get(op.path) and not gone.get(op)]
             self.record.forget(
                 containers=[op.name for op in clean], ends=[i for op in clean for i in op.ends]
@@ -119,12 +123,11 @@ class Kernel:
                     if not result.failures
                 }
             )
-            failed = {
-                op.member.name for op, r in zip(made, results, strict=True) if r.failures
-            }
+            failed = {op.member.name for op, r in zip(made, results, strict=True) if r.failures}
             if failed:
                 self.record.forget(
-                    containers=sorted(failed), ends=[i for i, end in ends.items() if end[1] in failed]
+                    containers=sorted(failed),
+                    ends=[i for i, end in ends.items() if end[1] in failed],
                 )
             yield from outcomes
             for op, result in zip(made, results, strict=True):

@@ -1,9 +1,9 @@
 """A batch of jobs for the C layer: steps are packed here and carried out there in one trip."""
 
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from reconciler import _rtnl
+from reconciler import _rtnl  # type: ignore[attr-defined]  # built from _netlink/
 from reconciler.core.model import Address, InterfaceAddress, Subnet
 
 ffi, lib = _rtnl.ffi, _rtnl.lib
@@ -239,10 +239,9 @@ class Batch:
             for r, (path, _, first) in zip(results, self._jobs, strict=True)
         ]
 
-    def _failure(self, result: object, first: int, path: str) -> Failure:
-        r: object = result
-        step, error = int(r.step), int(r.error)  # type: ignore[attr-defined]
-        text = ffi.string(r.text).decode("utf-8", "replace")  # type: ignore[attr-defined]
+    def _failure(self, r: Any, first: int, path: str) -> Failure:
+        step, error = int(r.step), int(r.error)
+        text = ffi.string(r.text).decode("utf-8", "replace")
         if step == MAKING:
             return Failure(error, text, f"enter or make the namespace of {path}")
         if step == BINDING:

@@ -1,6 +1,5 @@
 """A bundle's config.json: what it would be once wired, and putting that in its place."""
 
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 

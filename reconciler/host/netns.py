@@ -63,6 +63,4 @@ def prepare(directory: str) -> None:
         )
     code = rtnl.share(directory)
     if code:
-        raise ObjectError(
-            "host", f"make {directory} a shared mount", os.strerror(code), errno=code
-        )
+        raise ObjectError("host", f"make {directory} a shared mount", os.strerror(code), errno=code)

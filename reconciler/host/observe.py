@@ -39,7 +39,9 @@ def observe(
     values: dict[str, str | None] = dict(zip(FORWARDING.values(), host.sysctls, strict=True))
     if ipv6 and values[FORWARDING[6]] != "1":
         # Our own bridges and host ends hear no router, and `lo` neither.
-        heard = [link.name for link in host.links if link.index != 1 and not parse_alias(link.alias)]
+        heard = [
+            link.name for link in host.links if link.index != 1 and not parse_alias(link.alias)
+        ]
         keys = [f"net/ipv6/conf/{name}/accept_ra" for name in heard]
         values.update(zip(keys, rtnl.scan_host(sysctls=keys).sysctls, strict=True))
     files, spaces = netns.read(netns_dir, names)

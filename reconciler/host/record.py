@@ -25,9 +25,7 @@ CREATE TABLE IF NOT EXISTS scene (boot TEXT, cookie INTEGER);
 class Record:
     """An open record. `present`: it was there before, and speaks of this network namespace."""
 
-    def __init__(
-        self, db: sqlite3.Connection, *, present: bool, scene: tuple[str, int]
-    ) -> None:
+    def __init__(self, db: sqlite3.Connection, *, present: bool, scene: tuple[str, int]) -> None:
         self._db = db
         self._scene = scene
         self.present = present
@@ -118,7 +116,7 @@ class Record:
 
 def _matches(db: sqlite3.Connection, scene: tuple[str, int]) -> bool:
     try:
-        return db.execute("SELECT boot, cookie FROM scene").fetchone() == scene
+        return bool(db.execute("SELECT boot, cookie FROM scene").fetchone() == scene)
     except sqlite3.DatabaseError:
         return False
 
@@ -146,9 +144,9 @@ def _open(path: str, scene: tuple[str, int]) -> tuple[sqlite3.Connection, bool]:
 def _read_only(path: str, scene: tuple[str, int]) -> tuple[sqlite3.Connection, bool]:
     memory = sqlite3.connect(":memory:", isolation_level=None)
     if os.path.exists(path):
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source:
-            with contextlib.suppress(sqlite3.DatabaseError):
-                source.backup(memory)
+        source = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        with contextlib.closing(source), contextlib.suppress(sqlite3.DatabaseError):
+            source.backup(memory)
     if _matches(memory, scene):
         return memory, True
     memory.close()

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from reconciler import _rtnl
+from reconciler import _rtnl  # type: ignore[attr-defined]  # built from _netlink/
 from reconciler.core.model import Address, InterfaceAddress, Subnet
 from reconciler.core.rows import Link, LinkAddress, RouteRow, RuleRow, Space
 from reconciler.host.batch import Batch, Failure, Result

@@ -91,11 +91,7 @@ class Store:
         )
         self._db.executemany(
             "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?)",
-            [
-                (*key, f"{a.value:x}")
-                for key, a in new.held.items()
-                if old.held.get(key) != a
-            ],
+            [(*key, f"{a.value:x}") for key, a in new.held.items() if old.held.get(key) != a],
         )
         self._db.executemany(
             "DELETE FROM freed WHERE network=? AND version=? AND address=?",

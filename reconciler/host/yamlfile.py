@@ -279,9 +279,13 @@ class _Builder:
 
     def _plain(self, event: Any, mark: Mark, keys: list[tuple[str, Mark] | None]) -> None:
         if event.anchor is not None:
-            self._refuse(mark, keys, f"anchor &{event.anchor} (write the value out where it is used)")
+            self._refuse(
+                mark, keys, f"anchor &{event.anchor} (write the value out where it is used)"
+            )
         if event.tag is not None:
-            self._refuse(mark, keys, f"tag {event.tag} (drop it: the field decides what a text means)")
+            self._refuse(
+                mark, keys, f"tag {event.tag} (drop it: the field decides what a text means)"
+            )
 
     def _key(
         self, owner: Map, event: Any, value: Any, mark: Mark, keys: list[tuple[str, Mark] | None]

@@ -29,6 +29,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What the worker reads from its stdin."""
 
     policy: Policy
+    version: int
     lock_timeout_s: float
 
 
@@ -36,7 +37,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What the worker writes to its stdout."""
 
     committed: tuple[str, ...] = ()
-    """Tables that were changed: `IPv4 filter`."""
+    """Tables that were changed: `filter (IPv4)`."""
     created: tuple[str, ...] = ()
     """Tables that the kernel did not have before."""
     error: str = ""
@@ -132,31 +133,51 @@ class Iptables:
         return foreign.warnings(policy)
 
     def commit(self, policy: Policy) -> Answer:
-        """Have the worker edit what differs; no worker starts where nothing does."""
-        if not any(s.edits for s in states(policy)):
-            return Answer()
-        request = Request(policy=policy, lock_timeout_s=self.lock_timeout_s)
-        # -P and a bare environment: nothing of the caller's folder or variables reaches root's
-        # child; the package is found where this one was.
-        child = subprocess.run(
-            [sys.executable, "-P", "-m", "reconciler.host.firewall.worker"],
-            input=msgspec.json.encode(request),
-            capture_output=True,
-            check=False,
-            cwd="/",
-            env={
-                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-                "LC_ALL": "C",
-                "PYTHONPATH": str(Path(reconciler.__file__).parents[1]),
-            },
+        """Have workers edit what differs, one for each IP version; none where nothing does."""
+        versions = sorted({s.version for s in states(policy) if s.edits})
+        workers = [(version, _start()) for version in versions]
+        # Both import at the same time; the lock puts their commits in a row.
+        answers, errors = [], []
+        for version, worker in workers:
+            request = Request(policy=policy, version=version, lock_timeout_s=self.lock_timeout_s)
+            try:
+                answers.append(_answer(worker, request))
+            except FirewallError as error:
+                errors.append(str(error))
+        if errors:
+            raise FirewallError("; ".join(dict.fromkeys(errors)))
+        return Answer(
+            committed=tuple(table for answer in answers for table in answer.committed),
+            created=tuple(table for answer in answers for table in answer.created),
         )
-        if child.returncode:
-            said = child.stderr.decode(errors="replace").strip().splitlines()
-            raise FirewallError(
-                f"firewall: change the tables: python-iptables ended with {child.returncode}: "
-                f"{said[-1] if said else 'no word'} (run with --firewall none to go without)"
-            )
-        answer = msgspec.json.decode(child.stdout, type=Answer)
-        if answer.error:
-            raise FirewallError(answer.error)
-        return answer
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # -P and a bare environment: nothing of the caller's folder or variables reaches root's child;
+    # the package is found where this one was.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "reconciler.host.firewall.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd="/",
+        env={
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "LC_ALL": "C",
+            "PYTHONPATH": str(Path(reconciler.__file__).parents[1]),
+        },
+    )
+
+
+def _answer(worker: subprocess.Popen[bytes], request: Request) -> Answer:
+    out, said = worker.communicate(msgspec.json.encode(request))
+    if worker.returncode:
+        lines = said.decode(errors="replace").strip().splitlines()
+        raise FirewallError(
+            f"firewall: change the tables: python-iptables ended with {worker.returncode}: "
+            f"{lines[-1] if lines else 'no word'} (run with --firewall none to go without)"
+        )
+    answer = msgspec.json.decode(out, type=Answer)
+    if answer.error:
+        raise FirewallError(answer.error)
+    return answer

@@ -178,9 +178,7 @@ def _entries(layout: _Layout, blob: bytes) -> Iterator[_Entry]:
             extension, size = _extension(raw, place)
             matches.append(extension)
             place += size
-        yield _Entry(
-            offset, raw[: layout.cache], tuple(matches), _extension(raw, target)[0], raw
-        )
+        yield _Entry(offset, raw[: layout.cache], tuple(matches), _extension(raw, target)[0], raw)
         offset += following
 
 

@@ -1,6 +1,7 @@
 """`python -m reconciler.host.firewall.worker`: one commit a table, through python-iptables.
 
-Reads a Request from stdin, writes an Answer to stdout. Reading is left to `kernel`, before the
+One process serves one IP version: once libxtables has looked an extension up for one of them, it
+may not find it for the other (MASQUERADE of iptables 1.8.9). Reads a Request from stdin, writes an Answer to stdout. Reading is left to `kernel`, before the
 commit to know what differs and after it to see that the kernel holds what was meant. Nothing of
 this file is imported by the rest of the program.
 """
@@ -127,13 +128,9 @@ def entry(iptc: Any, version: int, rule: xtables.Rule) -> Any:
         made.create_match("comment").set_parameter("comment", rule.comment)
     target = made.create_target(rule.target)
     if rule.target == "MASQUERADE":
-        # The extension fills its data in at its final check, out of a scratch area that
-        # python-iptables gives it and may have freed by then: this one lives long enough. Only
-        # this check is run: the public one prints and parses the rule through descriptor 1 first.
-        scratch = (ctypes.c_ubyte * max(getattr(target._module, "udata_size", 0), 1))()
-        target._module.udata = ctypes.addressof(scratch)
+        # The extension fills its data in at this check. The public one around it would print and
+        # parse the rule anew, through descriptor 1.
         target._final_check()
-        target._module.udata = None
     return made.rule
 
 
@@ -150,33 +147,29 @@ def written_back(rule: xtables.Rule, version: int) -> Any:
 def work(request: Request) -> Answer:
     """Lock, compare, commit what differs, and look again."""
     iptc = load()
-    before = {version: kernel.existing(version) for version in (4, 6)}
-    committed = []
+    version, committed = request.version, []
+    before = kernel.existing(version)
     with locked(request.lock_timeout_s):
-        for version in (4, 6):
-            for table in xtables.BASE:
+        for table in xtables.BASE:
+            found = state(request.policy, version, table)
+            if not found.edits:
+                continue
+            if table not in before:
+                kernel.fetch(version, table)  # Tells a kernel without legacy tables apart.
                 found = state(request.policy, version, table)
-                if not found.edits:
-                    continue
-                if table not in before[version]:
-                    kernel.fetch(version, table)  # Tells a kernel without legacy tables apart.
-                    found = state(request.policy, version, table)
-                commit(iptc, found)
-                committed.append(f"IPv{version} {table}")
-                left = state(request.policy, version, table)
-                lines = xtables.differences(left.want, left.have, version=version, table=table)
-                if lines:
-                    raise FirewallError(
-                        f"firewall: check what was committed: {lines[0]} "
-                        "(another program changes the tables, or the kernel and the iptables "
-                        "libraries do not fit each other)"
-                    )
-    created = [
-        f"{table} (IPv{version})"
-        for version in (4, 6)
-        for table in sorted(kernel.existing(version) - before[version])
-    ]
-    return Answer(committed=tuple(committed), created=tuple(created))
+            commit(iptc, found)
+            committed.append(f"{table} (IPv{version})")
+            left = state(request.policy, version, table)
+            lines = xtables.differences(left.want, left.have, version=version, table=table)
+            if lines:
+                raise FirewallError(
+                    f"firewall: check what was committed: {lines[0]} (another program changes the "
+                    "tables, or the kernel and the iptables libraries do not fit each other)"
+                )
+    created = sorted(kernel.existing(version) - before)
+    return Answer(
+        committed=tuple(committed), created=tuple(f"{table} (IPv{version})" for table in created)
+    )
 
 
 def main() -> None:
