@@ -57,7 +57,5 @@ def backend(name: str, *, run_dir: str | Path | None = None) -> Backend | None:
 
         return Iptables()
     if name == "nftables":
-        raise UsageError(
-            "--firewall nftables: reserved, not built yet (use auto, iptables or none)"
-        )
-    raise UsageError(f"--firewall {name}: unknown (auto, iptables, nftables or none)")
+        raise UsageError("--firewall nftables: reserved, not built yet (iptables, none)")
+    raise UsageError(f"--firewall {name}: unknown (auto, iptables, nftables, none)")

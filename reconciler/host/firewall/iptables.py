@@ -154,13 +154,15 @@ class Iptables:
 
 def _start() -> subprocess.Popen[bytes]:
     # -P and a bare environment: nothing of the caller's folder or variables reaches root's child;
-    # the package is found where this one was.
+    # the package is found where this one was. A session of its own: an interrupt from the terminal
+    # is for the parent, which lets the commit in flight end.
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "reconciler.host.firewall.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd="/",
+        start_new_session=True,
         env={
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "LC_ALL": "C",

@@ -253,7 +253,7 @@ def _match(name: str, revision: int, data: bytes) -> tuple[str, object]:
 
 def _addresses(
     version: int, head: bytes
-) -> tuple[Subnet | None | bytes, Subnet | None | bytes, bytes]:
+) -> tuple[Subnet | bytes | None, Subnet | bytes | None, bytes]:
     """Source, destination (None: any; b"": none that a prefix can say) and what follows."""
     width = BITS[version] // 8
     # ipt_ip holds src, dst, smsk, dmsk; ip6t_ip6 too.
@@ -265,7 +265,7 @@ def _addresses(
     )
 
 
-def _subnet(version: int, address: bytes, mask: bytes) -> Subnet | None | bytes:
+def _subnet(version: int, address: bytes, mask: bytes) -> Subnet | bytes | None:
     value, bits = int.from_bytes(address, "big"), int.from_bytes(mask, "big")
     if not value and not bits:
         return None

@@ -1,9 +1,10 @@
 """`python -m reconciler.host.firewall.worker`: one commit a table, through python-iptables.
 
 One process serves one IP version: once libxtables has looked an extension up for one of them, it
-may not find it for the other (MASQUERADE of iptables 1.8.9). Reads a Request from stdin, writes an Answer to stdout. Reading is left to `kernel`, before the
-commit to know what differs and after it to see that the kernel holds what was meant. Nothing of
-this file is imported by the rest of the program.
+may not find it for the other (MASQUERADE of iptables 1.8.9). The worker reads a Request from stdin
+and writes an Answer to stdout. The tables are read by `kernel`: before the commit to know what
+differs, and after it to see that the kernel holds what was meant. Nothing of this file is imported
+by the rest of the program.
 """
 
 import ctypes
