@@ -434,7 +434,7 @@ def reconcile(
         if dry_run:
             prospect = one.prospect()
             done = [Done(operation=op, ok=None) for op in prospect.operations]
-            return _report(prospect, done, (), started, stopped=False)
+            return _report(prospect, done, (), started, dry=True)
         with store.transaction():
             old = store.book()
             prospect = one.prospect()
@@ -449,11 +449,19 @@ def reconcile(
                 set(prospect.spec.containers) | set(prospect.observed.containers)
             )
         done = [Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes]
-        return _report(prospect, done, one.notes, started, stopped=len(outcomes) < total)
+        return _report(
+            prospect, done, one.notes, started, dry=False, stopped=len(outcomes) < total
+        )
 
 
 def _report(
-    prospect: Prospect, done: list[Done], notes: tuple[str, ...], started: float, *, stopped: bool
+    prospect: Prospect,
+    done: list[Done],
+    notes: tuple[str, ...],
+    started: float,
+    *,
+    dry: bool,
+    stopped: bool = False,
 ) -> Report:
     declared = {f"network/{name}" for name in prospect.spec.networks}
     declared |= {f"container/{name}" for name in prospect.spec.containers}
@@ -465,6 +473,7 @@ def _report(
         notes=tuple(dict.fromkeys([*prospect.notes, *notes])),
         declared=frozenset(declared),
         duration_s=time.monotonic() - started,
+        dry=dry,
         stopped=stopped,
     )
 

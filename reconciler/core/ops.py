@@ -390,7 +390,8 @@ def _address(op: Operation, link: str, address: InterfaceAddress, verb: str) -> 
         words.append("nodad")
     elif address.prefix < 31:
         words += ["brd", "+"]
-    return op._ip(*words, "dev", link, "proto", "0x72")
+    # `proto` is left out: iproute2 before 6.3 does not know it for addresses.
+    return op._ip(*words, "dev", link)
 
 
 def _carried(endpoint: Endpoint) -> str:

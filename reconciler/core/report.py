@@ -29,13 +29,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     declared: frozenset[str]
     """Every declared object."""
     duration_s: float
+    dry: bool = False
+    """Nothing was carried out."""
     stopped: bool = False
     """A signal ended the pass early."""
-
-    @property
-    def dry(self) -> bool:
-        """Whether nothing was carried out."""
-        return any(done.ok is None for done in self.operations)
 
     @property
     def failed(self) -> frozenset[str]:
@@ -47,7 +44,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def converged(self) -> bool:
         """Whether the kernel matches all that is declared."""
         clean = not (self.failed or self.held or self.rejections or self.stopped)
-        return clean and not self.dry
+        return clean and not (self.dry and self.operations)
 
     @property
     def removed(self) -> int:

@@ -71,6 +71,10 @@ BRIDGED = Rule("RETURN", HOST, bridged=True)
 GUARD = Rule("DROP", HOST)
 
 
+def _ours(chain: str) -> bool:
+    return chain.startswith(PREFIX)
+
+
 class Edit(NamedTuple):
     """One step of a commit; rules are counted from 1, in the chain as the steps before left it."""
 
@@ -100,7 +104,7 @@ def wanted(policy: Policy, *, version: int, table: str, have: Chains, bridged: b
     if table == "nat":
         rules.sort(key=lambda rule: rule.target != "RETURN")
         translated = any(rule.target == "MASQUERADE" or rule.other for rule in rules)
-        return {POSTROUTING: tuple(rules)} if translated else {}
+        return _with_led_to({POSTROUTING: tuple(rules)}, have) if translated else {}
     rules.sort(key=_phase)
     tail = (BRIDGED, GUARD)[not bridged :] if version in policy.guards else ()
     if not rules and not tail:
@@ -113,7 +117,7 @@ def wanted(policy: Policy, *, version: int, table: str, have: Chains, bridged: b
                 drop = Rule("DROP", MARK + network.name, out_link=network.link)
                 fences[network.name] = (drop,)
         chains[CROSS] = tuple(rule for name in sorted(fences) for rule in fences[name])
-    return chains
+    return _with_led_to(chains, have)
 
 
 def _filter(network: NetworkPolicy, subnet: Subnet) -> Iterator[Rule]:
@@ -145,6 +149,17 @@ def _nat(network: NetworkPolicy, subnet: Subnet) -> Iterator[Rule]:
     if subnet.version in network.masquerade and not network.internal:
         for uplink in network.uplinks or ("",):
             yield Rule("MASQUERADE", mark, out_link=uplink, source=subnet)
+
+
+def _with_led_to(chains: dict[str, tuple[Rule, ...]], have: Chains) -> Chains:
+    """A rule that is kept, or the administrator's, may lead to more chains: they stay."""
+    names = list(chains)
+    for name in names:
+        for rule in chains[name]:
+            if _ours(rule.target) and rule.target not in chains:
+                chains[rule.target] = have.get(rule.target, ())
+                names.append(rule.target)
+    return chains
 
 
 def _phase(rule: Rule) -> int:
@@ -195,10 +210,6 @@ def edits(want: Chains, have: Chains, *, table: str) -> list[Edit]:
             steps += [Edit("append", chain, rule) for rule in rules]
     steps += _jump_edits(want, have, table)
     return steps + _removals(want, have, table)
-
-
-def _ours(chain: str) -> bool:
-    return chain.startswith(PREFIX)
 
 
 def _jump_edits(want: Chains, have: Chains, table: str) -> list[Edit]:

@@ -1,0 +1,34 @@
+"""Fixtures: a private host a test."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import need
+from tests.support.host import PrivateHost
+
+
+@pytest.fixture
+def host() -> Iterator[PrivateHost]:
+    """A host of the test's own, with the legacy xtables."""
+    need.root()
+    need.kernel()
+    need.legacy_tables()
+    private = PrivateHost()
+    try:
+        yield private
+    finally:
+        private.close()
+
+
+@pytest.fixture
+def bare() -> Iterator[PrivateHost]:
+    """A host on which runcnet leaves the firewall alone: quicker, where rules do not matter."""
+    need.root()
+    need.kernel()
+    private = PrivateHost()
+    private.firewall = "none"
+    try:
+        yield private
+    finally:
+        private.close()

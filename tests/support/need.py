@@ -1,0 +1,45 @@
+"""What a test needs of the machine. Missing: a skip with its reason; with RUNCNET_REQUIRE=all, a failure."""
+
+import functools
+import os
+import shutil
+import subprocess
+
+import pytest
+
+
+def _missing(reason: str) -> None:
+    if os.environ.get("RUNCNET_REQUIRE") == "all":
+        pytest.fail(f"this machine lacks what the test needs: {reason}")
+    pytest.skip(reason)
+
+
+def root() -> None:
+    """To be root."""
+    if os.geteuid() != 0:
+        _missing("root is needed")
+
+
+def program(name: str) -> None:
+    """A program on the path."""
+    if shutil.which(name) is None:
+        _missing(f"{name} is not installed")
+
+
+@functools.cache
+def _works(script: str) -> bool:
+    words = ["unshare", "--net", "--mount", "sh", "-ec", script]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def kernel() -> None:
+    """Namespaces, veth pairs, bridges."""
+    if not _works("ip link add test0 type veth peer name test1; ip link add test2 type bridge"):
+        _missing("the kernel has no namespaces, veth pairs or bridges for us")
+
+
+def legacy_tables() -> None:
+    """The legacy xtables."""
+    program("iptables-legacy")
+    if not _works("mount -t tmpfs none /run; iptables-legacy -t nat -S; ip6tables-legacy -t nat -S"):
+        _missing("the kernel has no legacy xtables")
