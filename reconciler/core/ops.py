@@ -200,12 +200,12 @@ class SetLink(Operation, frozen=True, kw_only=True):
         words: list[list[Word]] = []
         if self.name is not None:
             words += [["down"], ["name", self.name], ["up"]]
-        if self.gen_mode_none:
-            words.append(["addrgenmode", "none"])
         if self.mac is not None:
             words.append(["address", mac_text(self.mac)])
         if self.mtu is not None:
             words.append(["mtu", self.mtu])
+        if self.gen_mode_none:
+            words.append(["addrgenmode", "none"])
         if self.master is not None:
             words.append(["master", self.master])
         if self.isolated is not None:

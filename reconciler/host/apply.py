@@ -292,12 +292,13 @@ class Kernel:
         if op.name is not None:
             batch.link(index, inside=inside, up=False)
             batch.link(index, inside=inside, name=op.name)
-        if op.gen_mode_none:
-            batch.link(index, inside=inside, gen_mode=GEN_MODE_NONE)
         if op.mac is not None:
             batch.link(index, inside=inside, mac=op.mac)
         if op.mtu is not None:
             batch.link(index, inside=inside, mtu=op.mtu)
+        if op.gen_mode_none:
+            # Behind the MTU: below 1,280 bytes a link has no IPv6, and so no such mode.
+            batch.link(index, inside=inside, gen_mode=GEN_MODE_NONE)
         if master is not None:
             batch.link(index, inside=inside, master=master)
         if op.isolated is not None:

@@ -184,6 +184,8 @@ def parse(content: bytes, file: str) -> tuple[Tree | None, tuple[Rejection, ...]
         return None, (Rejection(place=place, path=stop.path, message=stop.message),)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if mark and error.context_mark and mark.index >= len(text.rstrip()):
+            mark = error.context_mark  # something is never closed: where it was opened
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
         said = " ".join(p for p in (error.context, error.problem) if p)
         return None, (Rejection(place=place, path="", message=f"no YAML: {_hint(said)}"),)

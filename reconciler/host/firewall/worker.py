@@ -9,7 +9,6 @@ by the rest of the program.
 
 import ctypes
 import fcntl
-import importlib
 import os
 import signal
 import struct
@@ -59,7 +58,7 @@ def locked(timeout_s: float) -> Iterator[None]:
 def load() -> Any:
     """Import python-iptables, which loads libraries and kernel modules."""
     try:
-        iptc = importlib.import_module("iptc")
+        import iptc
     except (ImportError, OSError, AttributeError, TypeError) as error:
         # Absent C libraries show as None, on which it then looks up a function.
         raise FirewallError(
