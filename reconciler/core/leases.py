@@ -143,6 +143,8 @@ class _Assigner:
         self.moves: list[Move] = []
         self.problems: dict[str, str] = {}
         self.rejections: list[Rejection] = []
+        self.refused: set[tuple[str, Address]] = set()
+        """Declared addresses that stay with the lease that holds them."""
 
     def run(self) -> Assignment:
         known = self._known()
@@ -214,6 +216,7 @@ class _Assigner:
                 continue
             if self.busy(key.container):
                 position = container.interfaces.index(interface)
+                self.refused.add((network, address))
                 self.rejections.append(
                     Rejection(
                         place=interface.place,
@@ -232,7 +235,7 @@ class _Assigner:
         explicit: Mapping[tuple[str, Address], tuple[Container, Interface]],
     ) -> None:
         """Addresses that cannot be handed out: declared ones, and those of whoever still stands."""
-        for network, address in explicit:
+        for network, address in explicit.keys() - self.refused:
             pool = self.pools.get((network, address.version))
             if pool is not None:
                 pool.taken.add(address.value)

@@ -228,6 +228,10 @@ class _Planner:
             if self.replace(seen, f"its netns file is to be {member.netns}"):
                 self._create(member, state)
             return
+        if seen is not None and seen.ends and not member.endpoints:
+            if self.replace(seen, "its mode is now none"):
+                self._create(member, None)
+            return
         if seen is not None and seen.space is not None:
             source = []
             if not seen.netns:

@@ -293,6 +293,10 @@ class Kernel:
             batch.link(index, inside=inside, up=False)
             batch.link(index, inside=inside, name=op.name)
         if op.mac is not None:
+            if inside:
+                # Neighbours hear of the new MAC at once: open connections do not wait for a timeout.
+                name = op.name if op.name is not None else op.link
+                batch.sysctl(f"net/ipv4/conf/{name}/arp_notify", "1", inside=True)
             batch.link(index, inside=inside, mac=op.mac)
         if op.mtu is not None:
             batch.link(index, inside=inside, mtu=op.mtu)

@@ -37,6 +37,9 @@ ip netns add internet
 ip link add eth0 type veth peer name up0 netns internet
 ip addr add 192.0.2.2/24 dev eth0
 ip addr add 2001:db8:ffff::2/64 dev eth0 nodad
+for path in "" "ip netns exec internet"; do $path sysctl -qw net.ipv6.conf.default.accept_dad=0; done
+sysctl -qw net.ipv6.conf.eth0.accept_dad=0
+ip netns exec internet sysctl -qw net.ipv6.conf.up0.accept_dad=0
 ip link set eth0 up
 ip -n internet addr add 192.0.2.1/24 dev up0
 ip -n internet addr add 2001:db8:ffff::1/64 dev up0 nodad
