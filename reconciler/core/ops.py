@@ -327,7 +327,9 @@ class ReplaceFirewall(Operation, frozen=True, kw_only=True):
     lines: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        return "; ".join(self.differences)
+        shown = "; ".join(self.differences[:3])
+        more = len(self.differences) - 3
+        return f"{shown}; and {more} more" if more > 0 else shown
 
     def commands(self) -> list[str]:
         return list(self.lines)
