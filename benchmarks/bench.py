@@ -53,7 +53,9 @@ def runcnet(count: int, firewall: str) -> dict[str, float]:
     try:
         text = "networks: {n: {subnets: 10.0.0.0/16}}\n"
         one = text + "containers: {k: {mode: none}}\n"
-        many = text + f"containers: {{k: {{mode: none}}, w: {{replicas: {count}, interfaces: n}}}}\n"
+        many = (
+            text + f"containers: {{k: {{mode: none}}, w: {{replicas: {count}, interfaces: n}}}}\n"
+        )
         words = host.command("runcnet-reconcile", "--once", "-q", *host.options)
         host.write("a.yaml", many)
         times = {"create": timed(host, *words)}

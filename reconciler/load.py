@@ -35,6 +35,10 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
         lost = sorted(self.loaded.lost)
         if lost:
             return f"{lost[0]} is rejected, and what it declared is not remembered"
+        if self.loaded.stuck:
+            return self.loaded.stuck
+        for name, why in self.loaded.waiting.items():
+            return f"{name} cannot be judged: {why}"
         spec = self.loaded.spec
         if not spec.networks and not spec.containers:
             return "no file declares anything (`runcnet teardown` removes all)"

@@ -449,9 +449,7 @@ def reconcile(
                 set(prospect.spec.containers) | set(prospect.observed.containers)
             )
         done = [Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes]
-        return _report(
-            prospect, done, one.notes, started, dry=False, stopped=len(outcomes) < total
-        )
+        return _report(prospect, done, one.notes, started, dry=False, stopped=len(outcomes) < total)
 
 
 def _report(

@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
-from reconciler.core import declare, rules
+from reconciler.core import declare, members, rules
 from reconciler.core.model import Container, Network, Rejection, Spec
+from reconciler.core.reader import Trouble
 from reconciler.core.schema import RawContainer, RawFile, RawNetwork, shape_errors, unknown
 from reconciler.core.tree import Map, Path, Tree, path_text
 
@@ -39,6 +40,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Rejected files without one."""
     waiting: dict[str, str]
     """Containers that cannot be judged while something they refer to is unreadable, and why."""
+    stuck: str = ""
+    """Why what a rejected file said no longer fits the others; empty: it does."""
 
 
 class _Judge:
@@ -51,6 +54,7 @@ class _Judge:
         self.networks: dict[str, Network] = {}
         self.containers: dict[str, Container] = {}
         self.waiting: dict[str, str] = {}
+        self.stuck = ""
         self.homes: dict[tuple[str, str], tuple[Tree, Path, bool]] = {}
 
     def run(self) -> None:
@@ -110,7 +114,7 @@ class _Judge:
     def _taken(self, tree: Tree, path: Path, standing_in: bool) -> bool:
         key = (str(path[0]), str(path[1]))
         home = self.homes.setdefault(key, (tree, path, standing_in))
-        if home[0] is tree:
+        if home[0] is tree and home[1] == path:
             return False
         if not standing_in:
             kind = str(path[0])[:-1]
@@ -127,14 +131,17 @@ class _Judge:
             self.networks[name] = declare.network(tree, path, name, raw)
         except msgspec.ValidationError:
             return  # shape_errors has said it, with its place
-        except declare.Trouble as trouble:
+        except Trouble as trouble:
             self._troubles(tree, trouble, standing_in)
 
-    def _troubles(self, tree: Tree, trouble: declare.Trouble, standing_in: bool) -> None:
+    def _troubles(self, tree: Tree, trouble: Trouble, standing_in: bool) -> None:
         if standing_in:
+            path, message = trouble.errors[0]
+            self.stuck = self.stuck or f"{path_text(path)} as remembered: {message}"
             return
         for path, message in trouble.errors:
-            self._note(tree, path, message, key=len(path) <= 2)
+            where = _existing(tree, path)
+            self._note(tree, where, message, key=len(where) <= 2)
 
     def _containers(self, tree: Tree, path: Path, body: Any, standing_in: bool) -> None:
         if self._taken(tree, path, standing_in):
@@ -151,8 +158,8 @@ class _Judge:
             elif ("networks", network) not in self.homes:
                 self._note(tree, (*path, *where), unknown("network", network, self.networks))
         try:
-            found = declare.containers(tree, path, name, raw, self.networks)
-        except declare.Trouble as trouble:
+            found = members.containers(tree, path, name, raw, self.networks)
+        except Trouble as trouble:
             self._troubles(tree, trouble, standing_in)
             return
         if missing:
@@ -209,6 +216,7 @@ class _Judge:
             # Nobody loaded can be blamed: the object is left as it stands.
             if clash.kind == "containers":
                 self.waiting[clash.name] = clash.message
+            self.stuck = self.stuck or f"{clash.name} as remembered: {clash.message}"
             return
         where = _existing(tree, (*path, *clash.path))
         self._note(tree, where, clash.message, key=len(where) <= 2)
@@ -269,6 +277,7 @@ def load(candidates: Sequence[Candidate]) -> Loaded:
         remembered=frozenset(broken) - lost,
         lost=lost,
         waiting=judge.waiting,
+        stuck=judge.stuck,
     )
 
 

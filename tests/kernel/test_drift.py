@@ -17,8 +17,10 @@ containers:
     sysctls: {net.core.somaxconn: 1234}
   other: {interfaces: runc0}
 """
-END = "$(ip -o link show type veth | sed -n 's/^[0-9]*: \\([^@]*\\)@.*/\\1/p' | while read n; do " \
+END = (
+    "$(ip -o link show type veth | sed -n 's/^[0-9]*: \\([^@]*\\)@.*/\\1/p' | while read n; do "
     "if ip link show $n | grep -q /web/eth0; then echo $n; fi; done)"
+)
 
 INSIDE = {
     "lo down": ("ip -n web link set lo down", ["container/web: set lo up"]),
@@ -169,7 +171,10 @@ FIREWALL = {
 
 @pytest.mark.parametrize("kind", FIREWALL)
 def test_rules_come_back(host: PrivateHost, kind: str) -> None:
-    host.write("a.yaml", "networks: {runc0: {subnets: 176.10.0.0/16}}\ncontainers: {web: {interfaces: runc0}}\n")
+    host.write(
+        "a.yaml",
+        "networks: {runc0: {subnets: 176.10.0.0/16}}\ncontainers: {web: {interfaces: runc0}}\n",
+    )
     host.reconcile()
     host.sh("iptables-legacy -N MINE; iptables-legacy -A FORWARD -j MINE")
     before = host.ours()["rules"]

@@ -98,7 +98,9 @@ def test_an_interface_moves_to_another_network_and_the_others_stay(bare: Private
     assert connection.answers()
 
 
-def test_automatic_addresses_move_with_the_subnet_and_keep_their_host_part(bare: PrivateHost) -> None:
+def test_automatic_addresses_move_with_the_subnet_and_keep_their_host_part(
+    bare: PrivateHost,
+) -> None:
     text = "networks: {n: {subnets: 10.9.0.0/24}}\ncontainers: {a: {interfaces: n}, b: {interfaces: n}}\n"
     bare.write("a.yaml", text)
     bare.reconcile()
@@ -116,7 +118,9 @@ def test_automatic_addresses_move_with_the_subnet_and_keep_their_host_part(bare:
 @pytest.mark.parametrize("edit", ["netns: elsewhere", "mode: none", "mode: host"])
 def test_netns_and_mode_wait_for_the_last_process(bare: PrivateHost, edit: str) -> None:
     body = "interfaces: runc0"
-    bare.write("a.yaml", f"networks: {{runc0: {{subnets: 10.9.0.0/24}}}}\ncontainers: {{a: {{{body}}}}}\n")
+    bare.write(
+        "a.yaml", f"networks: {{runc0: {{subnets: 10.9.0.0/24}}}}\ncontainers: {{a: {{{body}}}}}\n"
+    )
     bare.reconcile()
     kept = f"{body}, " if "netns" in edit else ""
     bare.write(
@@ -137,7 +141,9 @@ def test_a_declared_address_moves_a_lease_unless_its_holder_is_in_use(bare: Priv
     net = "networks: {n: {subnets: 10.9.0.0/24}}\ncontainers:\n  a: {interfaces: n}\n"
     bare.write("a.yaml", net)
     bare.reconcile()
-    bare.write("b.yaml", "containers:\n  b:\n    interfaces:\n      - {network: n, addresses: 10.9.0.2}\n")
+    bare.write(
+        "b.yaml", "containers:\n  b:\n    interfaces:\n      - {network: n, addresses: 10.9.0.2}\n"
+    )
     with bare.process("a"):
         run = bare.reconcile(check=False)
         assert run.code == 2
@@ -154,7 +160,9 @@ def test_a_declared_address_moves_a_lease_unless_its_holder_is_in_use(bare: Priv
 
 def test_a_dropped_bundle_is_left_as_it_is(bare: PrivateHost) -> None:
     bundle = bare.bundle("x", "true")
-    bare.write("a.yaml", f"containers: {{x: {{mode: none, bundle: {bundle}}}, y: {{mode: none}}}}\n")
+    bare.write(
+        "a.yaml", f"containers: {{x: {{mode: none, bundle: {bundle}}}, y: {{mode: none}}}}\n"
+    )
     bare.reconcile()
     wired = (bundle / "config.json").read_bytes()
     assert b"/run/netns/x" in wired

@@ -19,7 +19,9 @@ FEW = NET + "containers: {k: {interfaces: keep}}\n"
 
 def start(host: PrivateHost) -> int:
     """Begin a pass; the pid of the program itself, in the host (nsenter executes it in its place)."""
-    words = host.command("runcnet-reconcile", "--once", "-q", "--max-removals", "all", *host.options)
+    words = host.command(
+        "runcnet-reconcile", "--once", "-q", "--max-removals", "all", *host.options
+    )
     return host.start(*words).pid
 
 

@@ -57,10 +57,14 @@ def test_a_broken_file_is_named_and_takes_nothing_away(bare: PrivateHost, kind: 
 
 
 def test_the_broken_files_network_is_repaired_and_still_translated(host: PrivateHost) -> None:
-    host.write("a.yaml", "networks: {one: {subnets: 10.9.0.0/24}}\ncontainers: {x: {interfaces: one}}\n")
+    host.write(
+        "a.yaml", "networks: {one: {subnets: 10.9.0.0/24}}\ncontainers: {x: {interfaces: one}}\n"
+    )
     host.reconcile()
     host.write("a.yaml", "networks: {one: {subnets")
-    host.write("b.yaml", "networks: {two: {subnets: 10.8.0.0/24}}\ncontainers: {y: {interfaces: two}}\n")
+    host.write(
+        "b.yaml", "networks: {two: {subnets: 10.8.0.0/24}}\ncontainers: {y: {interfaces: two}}\n"
+    )
     host.sh("ip -n x link set eth0 down")
     run = host.reconcile(check=False)
     assert run.code == 2 and any(c.startswith("firewall") for c in run.changes)
@@ -68,11 +72,15 @@ def test_the_broken_files_network_is_repaired_and_still_translated(host: Private
 
 
 def test_without_a_memory_of_the_broken_file_nothing_is_removed(host: PrivateHost) -> None:
-    host.write("a.yaml", "networks: {one: {subnets: 10.9.0.0/24}}\ncontainers: {x: {interfaces: one}}\n")
+    host.write(
+        "a.yaml", "networks: {one: {subnets: 10.9.0.0/24}}\ncontainers: {x: {interfaces: one}}\n"
+    )
     host.reconcile()
     shutil.rmtree(host.state)
     host.write("a.yaml", "networks: {one: {subnets")
-    host.write("b.yaml", "networks: {two: {subnets: 10.8.0.0/24}}\ncontainers: {y: {interfaces: two}}\n")
+    host.write(
+        "b.yaml", "networks: {two: {subnets: 10.8.0.0/24}}\ncontainers: {y: {interfaces: two}}\n"
+    )
     run = host.reconcile(check=False)
     assert run.code == 2 and run.report["removed"] == 0
     assert host.ping("x", SERVER) and host.ping("y", SERVER)
@@ -132,7 +140,9 @@ def test_a_container_in_use_is_held_back_until_its_last_process_left(bare: Priva
 
 def test_a_network_is_held_with_its_member_and_its_rules(host: PrivateHost) -> None:
     host.write("a.yaml", NETS)
-    host.write("b.yaml", "networks: {old: {subnets: 10.9.0.0/24}}\ncontainers: {a: {interfaces: old}}\n")
+    host.write(
+        "b.yaml", "networks: {old: {subnets: 10.9.0.0/24}}\ncontainers: {a: {interfaces: old}}\n"
+    )
     host.reconcile()
     host.drop("b.yaml")
     with host.process("a"):
@@ -163,7 +173,9 @@ def test_a_file_that_just_changed_is_read_again_before_anything_goes(bare: Priva
 
 
 def test_foreign_objects_in_the_way_are_named_and_left(bare: PrivateHost) -> None:
-    bare.sh("ip link add taken type bridge; ip netns add mine; ip netns exec mine ip link set lo up")
+    bare.sh(
+        "ip link add taken type bridge; ip netns add mine; ip netns exec mine ip link set lo up"
+    )
     bare.write(
         "a.yaml",
         "networks: {taken: {subnets: 10.9.0.0/24}, good: {subnets: 10.8.0.0/24}, "

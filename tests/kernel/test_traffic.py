@@ -50,10 +50,14 @@ def test_the_hosts_router_advertised_default_route_survives_forwarding(host: Pri
     )
 
     def learned() -> bool:
-        return any(r["dst"] == "default" and r.get("protocol") == "ra" for r in host.ip("-6", "route"))
+        return any(
+            r["dst"] == "default" and r.get("protocol") == "ra" for r in host.ip("-6", "route")
+        )
 
     wait_for(learned, 30, "a router advertisement")
-    host.write("a.yaml", "networks: {n: {subnets: 'fd00:5::/64'}}\ncontainers: {a: {interfaces: n}}\n")
+    host.write(
+        "a.yaml", "networks: {n: {subnets: 'fd00:5::/64'}}\ncontainers: {a: {interfaces: n}}\n"
+    )
     host.reconcile()
     assert learned()
     assert host.run("sysctl", "-n", "net.ipv6.conf.eth0.accept_ra").out.strip() == "2"
@@ -72,7 +76,9 @@ def test_two_networks_answer_on_both_addresses_under_strict_rp_filter(host: Priv
     host.sh("ip -n internet route add 10.5.0.0/24 via 192.0.2.2;"
             "ip -n internet route add 10.6.0.0/24 via 192.0.2.2")  # fmt: skip
     host.reconcile()
-    host.sh("ip netns exec a sysctl -qw net.ipv4.conf.eth0.rp_filter=1 net.ipv4.conf.eth1.rp_filter=1")
+    host.sh(
+        "ip netns exec a sysctl -qw net.ipv4.conf.eth0.rp_filter=1 net.ipv4.conf.eth1.rp_filter=1"
+    )
     for address in ("10.5.0.5", "10.6.0.5"):
         assert host.ping("internet", address)
         assert host.ping("", address)
@@ -86,7 +92,9 @@ def test_an_external_bridge_gains_ports_and_nothing_else(bare: PrivateHost) -> N
     bare.write("a.yaml", text)
     run = bare.reconcile(check=False)
     assert run.code == 1 and "br9" in str(run.report["problems"])
-    bare.sh("ip link add br9 address 02:00:00:00:00:09 type bridge; ip link set br9 mtu 1400 up; ip addr add 10.5.0.1/24 dev br9")
+    bare.sh(
+        "ip link add br9 address 02:00:00:00:00:09 type bridge; ip link set br9 mtu 1400 up; ip addr add 10.5.0.1/24 dev br9"
+    )
     before = bare.link("br9")
     bare.reconcile()
     assert bare.link("eth0", "a")["mtu"] == 1400
@@ -101,7 +109,10 @@ def test_an_external_bridge_gains_ports_and_nothing_else(bare: PrivateHost) -> N
 
 def test_mtu_auto_follows_the_uplink(bare: PrivateHost) -> None:
     bare.sh("ip link set eth0 mtu 1420")
-    bare.write("a.yaml", "networks: {n: {subnets: 10.5.0.0/24, uplink: eth0}}\ncontainers: {a: {interfaces: n}}\n")
+    bare.write(
+        "a.yaml",
+        "networks: {n: {subnets: 10.5.0.0/24, uplink: eth0}}\ncontainers: {a: {interfaces: n}}\n",
+    )
     bare.reconcile()
     assert bare.link("n")["mtu"] == 1420 == bare.link("eth0", "a")["mtu"]
     assert bare.host_end("a", "eth0")["mtu"] == 1420
@@ -119,7 +130,9 @@ def test_members_that_are_isolated_cannot_reach_each_other(host: PrivateHost) ->
 
 
 def test_ping_works_without_cap_net_raw(bare: PrivateHost) -> None:
-    bare.write("a.yaml", "networks: {n: {subnets: 10.5.0.0/24}}\ncontainers: {a: {interfaces: n}}\n")
+    bare.write(
+        "a.yaml", "networks: {n: {subnets: 10.5.0.0/24}}\ncontainers: {a: {interfaces: n}}\n"
+    )
     bare.reconcile()
     ping = bare.dir / "ping"  # a copy has no file capabilities
     shutil.copyfile("/bin/ping", ping)

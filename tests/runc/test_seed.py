@@ -58,7 +58,9 @@ def test_the_plan_as_commands_gives_the_same_kernel_state(host: PrivateHost) -> 
 
 
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
-def test_a_real_container_reaches_gateway_sibling_and_world(host: PrivateHost, runtime: str) -> None:
+def test_a_real_container_reaches_gateway_sibling_and_world(
+    host: PrivateHost, runtime: str
+) -> None:
     need.program(runtime)
     bundle = host.bundle("web", "sleep", "600")
     host.write(

@@ -124,7 +124,9 @@ class PrivateHost:
             check=False,
         )
         if check and done.returncode:
-            raise AssertionError(f"{' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")
+            raise AssertionError(
+                f"{' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+            )
         return Run(done.returncode, done.stdout, done.stderr)
 
     def sh(self, script: str, check: bool = True) -> Run:

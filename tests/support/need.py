@@ -41,5 +41,7 @@ def kernel() -> None:
 def legacy_tables() -> None:
     """The legacy xtables."""
     program("iptables-legacy")
-    if not _works("mount -t tmpfs none /run; iptables-legacy -t nat -S; ip6tables-legacy -t nat -S"):
+    if not _works(
+        "mount -t tmpfs none /run; iptables-legacy -t nat -S; ip6tables-legacy -t nat -S"
+    ):
         _missing("the kernel has no legacy xtables")

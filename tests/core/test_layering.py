@@ -1,0 +1,55 @@
+"""Imports go downwards only, and the core touches nothing."""
+
+import ast
+from pathlib import Path
+
+from tests.support.host import ROOT
+
+IMPURE = {"os", "socket", "subprocess", "threading", "time", "logging", "yaml", "cffi", "iptc", "sqlite3",
+          "watchdog", "random", "pathlib", "sys"}  # fmt: skip
+ONLY = {
+    "yaml": "yamlfile.py",
+    "sqlite3": "store.py record.py",
+    "iptc": "worker.py",
+    "rich": "terminal.py",
+}
+UPPER = {
+    "reconcile",
+    "cli",
+    "load",
+    "attachment",
+    "status",
+    "teardown",
+    "terminal",
+    "validate",
+    "entering",
+}
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_the_core_is_pure_and_imports_go_downwards() -> None:
+    for path in (ROOT / "reconciler").rglob("*.py"):
+        modules = imported(path)
+        layer = path.relative_to(ROOT / "reconciler").parts[0]
+        if layer == "core":
+            assert not {m.split(".")[0] for m in modules} & IMPURE, path
+            assert not any(m.startswith("reconciler.host") for m in modules), path
+        if layer in ("core", "host"):
+            assert not any(m == f"reconciler.{u}" for m in modules for u in UPPER), path
+        for library, files in ONLY.items():
+            if any(m.split(".")[0] == library for m in modules):
+                assert path.name in files.split(), f"{path} imports {library}"
+
+
+def test_no_module_has_grown_too_long() -> None:
+    for path in (ROOT / "reconciler").rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 500, path
