@@ -1,0 +1,27 @@
+"""The C layer under AddressSanitizer and UndefinedBehaviorSanitizer, at work and fed with garbage."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support import need
+from tests.support.host import ROOT, PrivateHost
+
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need.program("gcc")
+    program = tmp_path_factory.mktemp("harness") / "harness"
+    sources = [p for p in (ROOT / "_netlink").glob("*.c") if p.name != "_rtnl.c"]
+    words = ["gcc", "-std=gnu11", "-g", "-O1", *SANITIZE, "-pthread", f"-I{ROOT}/_netlink"]
+    subprocess.run([*words, "-o", program, ROOT / "tests/c/harness.c", *sources], check=True)
+    return program
+
+
+@pytest.mark.parametrize("what", ["work", "fuzz"])
+def test_nothing_is_found(bare: PrivateHost, harness: Path, what: str) -> None:
+    bare.sh("mkdir -p /run/made")
+    assert bare.run(str(harness), what, "/run/made").out == "fine\n"
