@@ -48,7 +48,12 @@ def test_every_option_is_documented() -> None:
         command = [sys.executable, "-c", ENTRY, *words, "--help"]
         out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
         text = (ROOT / "docs" / "commands.md").read_text()
-        for option in set(re.findall(r"--[a-z-]+", out)) - {"--help", "--version", "--verbose", "--quiet"}:
+        for option in set(re.findall(r"--[a-z-]+", out)) - {
+            "--help",
+            "--version",
+            "--verbose",
+            "--quiet",
+        }:
             assert option in text, option
 
 

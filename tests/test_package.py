@@ -20,10 +20,16 @@ def test_wheel_and_sdist_build_and_install(tmp_path: Path) -> None:
     pip = [str(empty / "bin" / "pip"), "install", "-q", str(out / names[0])]
     subprocess.run(pip, check=True, timeout=300)
     program = str(empty / "bin" / "runcnet")
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, cwd="/", check=True)
+    done = subprocess.run(
+        [program, "--version"], capture_output=True, text=True, cwd="/", check=True
+    )
     assert done.stdout.startswith("runcnet ")
     code = "from reconciler.host import rtnl; print(rtnl.cookie() > 0)"
     done = subprocess.run(
-        [str(empty / "bin" / "python"), "-c", code], capture_output=True, text=True, cwd="/", check=True
+        [str(empty / "bin" / "python"), "-c", code],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        check=True,
     )
     assert done.stdout == "True\n"

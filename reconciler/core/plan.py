@@ -89,8 +89,10 @@ class _Planner:
         self.states: dict[str, str] = {}
         self.subnets = {name: b.subnets for name, b in desired.bridges.items()}
         self.by_name = {link.name: link for link in observed.host.links}
-        self.keeping: set[str] = set()
-        """Containers that go on standing though they are not declared as they stand."""
+        self.freed: set[str] = set()
+        """Files of the netns dir that are free once the removals are carried out."""
+        self.leaving: dict[str, bool] = {}
+        """Containers that are to be made anew, and whether they may be taken away for that."""
 
     def wanted(self, name: str) -> bool:
         return self.options.only is None or name in self.options.only
@@ -224,13 +226,9 @@ class _Planner:
             return
         seen = self.observed.containers.get(member.name)
         state = self.observed.files.get(member.netns)
-        if seen is not None and seen.netns and seen.netns != member.netns:
-            if self.replace(seen, f"its netns file is to be {member.netns}"):
+        if member.name in self.leaving:
+            if self.leaving[member.name]:
                 self._create(member, state)
-            return
-        if seen is not None and seen.ends and not member.endpoints:
-            if self.replace(seen, "its mode is now none"):
-                self._create(member, None)
             return
         if seen is not None and seen.space is not None:
             source = []
@@ -250,6 +248,22 @@ class _Planner:
             return
         self._create(member, state)
 
+    def plan_leaving(self, member: Member) -> None:
+        """Take a container away that is to be made anew elsewhere, or in another mode.
+
+        All of these go before any is made, for one may be given another's file.
+        """
+        seen = self.observed.containers.get(member.name)
+        if seen is None or member.object in self.observed.doubles:
+            return
+        if seen.netns and seen.netns != member.netns:
+            why = f"its netns file is to be {member.netns}"
+        elif seen.ends and not member.endpoints:
+            why = "its mode is now none"
+        else:
+            return
+        self.leaving[member.name] = self.replace(seen, why)
+
     def _foreign(self, member: Member) -> None:
         path = f"{self.observed.netns_dir}/{member.netns}"
         self.problem(
@@ -260,10 +274,8 @@ class _Planner:
         )
 
     def _create(self, member: Member, state: FileState | None) -> None:
-        seen = self.observed.containers.get(member.name)
-        if state in (FileState.NAMESPACE, FileState.FOREIGN) and (
-            seen is None or seen.netns != member.netns
-        ):
+        taken = state in (FileState.NAMESPACE, FileState.FOREIGN)
+        if taken and member.netns not in self.freed:
             self._foreign(member)
             return
         blocked = self._blocked(member)
@@ -342,6 +354,7 @@ class _Planner:
             self.hold(name, f"{why}, and it is in use by {_pids(pids)}")
             return False
         self.removals.append(self._removal(seen))
+        self.freed.add(seen.netns)
         return True
 
     def _removal(self, seen: SeenContainer) -> ops.RemoveContainer:
@@ -360,6 +373,10 @@ class _Planner:
             if not self.wanted(name):
                 continue
             mode = self.scene.declared.get(seen.name)
+            if name in self.observed.doubles:
+                if mode is None:
+                    self.problem(name, self.observed.doubles[name])
+                continue
             if mode is None:
                 yield name, seen, "it is no longer declared"
             elif mode not in ("network", "none") and (seen.netns or seen.ends):
@@ -416,9 +433,11 @@ def plan(
     for _, seen, why in p.plan_lost_containers():
         if p.replace(seen, why):
             going.append(p.removals.pop())
-    for member in desired.members.values():
-        if p.wanted(member.object):
-            p.plan_container(member)
+    members = [m for m in desired.members.values() if p.wanted(m.object)]
+    for member in members:
+        p.plan_leaving(member)
+    for member in members:
+        p.plan_container(member)
     replaced = {op.object for op in p.removals}
     gone = {op.object for op in going} | replaced
     bridges: list[Operation] = []
@@ -437,7 +456,9 @@ def plan(
                 f"{total} of {owned} networks and containers would go and {limit} may "
                 f"(--max-removals {total} allows it)",
             )
-        p.creations = [op for op in p.creations if op.object not in replaced]
+        p.creations = [
+            op for op in p.creations if op.object not in replaced and op.netns not in p.freed
+        ]
         p.removals, going, bridges = [], [], []
     for op in [*going, *bridges]:
         p.states[op.object] = "differs"

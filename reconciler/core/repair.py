@@ -4,7 +4,7 @@ Everything here answers with *steps*: groups of operations that belong together,
 that interrupts traffic can be held back whole.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from reconciler.core import ops
 from reconciler.core.desired import Bridge, DesiredRoute, DesiredRule, Endpoint, Member
@@ -134,6 +134,8 @@ def container_repairs(
     ours = {end.inner.index for end in matched.values() if end.inner is not None}
     reset: set[str] = set()
     blocked: set[str] = set()
+    groups += _make_way(member, matched, running)
+    makes: list[Group] = []
     for endpoint in member.endpoints:
         found = matched.get(endpoint.name)
         if found is None:
@@ -148,7 +150,7 @@ def container_repairs(
             reset.add(endpoint.name)
             make: Group = [ops.MakeEndpoint(object=member.object, netns=netns, endpoint=endpoint)]
             make[:0] = groups.pop() if _replaces(groups, endpoint) else []
-            groups.append(make)
+            makes.append(make)
         else:
             group, renamed = _endpoint_repairs(
                 member, endpoint, found, space, host, subnets, running
@@ -157,7 +159,9 @@ def container_repairs(
                 reset.add(endpoint.name)
             if group:
                 groups.append(group)
-    routes = _Routes(member, space, matched)
+    # A name may be free only once another interface has given it up.
+    groups += makes
+    routes = _Routes(member, space, matched, doomed)
     problems += routes.problems(reset)
     groups += routes.groups(reset, blocked)
     for name, value in member.sysctls:
@@ -169,6 +173,27 @@ def container_repairs(
                 [ops.SetSysctl(object=member.object, netns=netns, name=name, value=value)]
             )
     return groups, problems
+
+
+def _make_way(member: Member, matched: Mapping[str, SeenEnd], running: bool) -> list[Group]:
+    """Interfaces that are to be renamed and hold a name that another one is given step aside first."""
+    wanted = {
+        name for name, end in matched.items() if end.inner is not None and end.inner.name != name
+    }
+    return [
+        [
+            ops.SetLink(
+                object=member.object,
+                netns=member.netns,
+                link=end.inner.name,
+                index=end.inner.index,
+                name=f"rn-aside{end.inner.index}"[:15],
+                interrupts=running,
+            )
+        ]
+        for name, end in matched.items()
+        if end.inner is not None and end.inner.name != name and end.inner.name in wanted
+    ]
 
 
 def _replaces(groups: list[Group], endpoint: Endpoint) -> bool:
@@ -260,14 +285,20 @@ def _endpoint_repairs(
 class _Routes:
     """A container's routes and rules, as they stand beside those declared."""
 
-    def __init__(self, member: Member, space: Space, matched: Mapping[str, SeenEnd]) -> None:
+    def __init__(
+        self,
+        member: Member,
+        space: Space,
+        matched: Mapping[str, SeenEnd],
+        doomed: Collection[int],
+    ) -> None:
         self.member = member
         names = {link.index: link.name for link in space.links}
         names |= {end.inner.index: name for name, end in matched.items() if end.inner is not None}
         self.seen = [
             (row, _route(row, names.get(row.index, "")))
             for row in space.routes
-            if row.type == RTN_UNICAST
+            if row.type == RTN_UNICAST and row.index not in doomed
         ]
         self.rules = [(row, _rule(row)) for row in space.rules if row.source is not None]
 

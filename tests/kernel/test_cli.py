@@ -48,8 +48,17 @@ def test_status_is_as_promised(bare: PrivateHost) -> None:
     one = found["containers"][0]
     assert found["version"] == 1 and one["pids"] == [child.pid]
     assert one["interfaces"][0]["addresses"] == ["10.5.0.2/24"]
-    assert set(one["interfaces"][0]) == {"name", "network", "host_interface", "mac", "mtu", "addresses"}
-    assert one["declared"] == f"{path}:2" and one["state"] == "ok" and one["netns"] == "/run/netns/a"
+    assert set(one["interfaces"][0]) == {
+        "name",
+        "network",
+        "host_interface",
+        "mac",
+        "mtu",
+        "addresses",
+    }
+    assert (
+        one["declared"] == f"{path}:2" and one["state"] == "ok" and one["netns"] == "/run/netns/a"
+    )
     assert found["networks"][0] == {
         "name": "n", "type": "bridge", "bridge": "n", "subnets": ["10.5.0.0/24"], "members": 1,
         "state": "ok", "declared": f"{path}:1", "problems": [],
@@ -77,7 +86,9 @@ def test_wait_show_and_exec(bare: PrivateHost) -> None:
 def test_exec_shows_the_containers_own_files(bare: PrivateHost) -> None:
     bare.write("a.yaml", TEXT)
     bare.reconcile()
-    bare.sh("mount -t tmpfs none /etc/netns 2>/dev/null || { cp -a /etc /run/etc; mount --bind /run/etc /etc; mkdir -p /etc/netns; }")
+    bare.sh(
+        "mount -t tmpfs none /etc/netns 2>/dev/null || { cp -a /etc /run/etc; mount --bind /run/etc /etc; mkdir -p /etc/netns; }"
+    )
     bare.sh("mkdir -p /etc/netns/a; echo nameserver 10.5.0.1 > /etc/netns/a/resolv.conf")
     assert bare.runcnet("exec", "a", "--", "cat", "/etc/resolv.conf").out == "nameserver 10.5.0.1\n"
 
@@ -89,7 +100,9 @@ def test_validate_looks_references_up(bare: PrivateHost) -> None:
     assert bare.runcnet("validate", str(loose)).code == 0
     loose.write_text("containers: {c: {interfaces: m}}\n")
     run = bare.runcnet("validate", str(loose), check=False)
-    assert run.code == 2 and f"{loose}:1:30: containers.c.interfaces: unknown network 'm'" in run.err
+    assert (
+        run.code == 2 and f"{loose}:1:30: containers.c.interfaces: unknown network 'm'" in run.err
+    )
 
 
 def test_teardown_takes_all_that_is_owned_and_nothing_else(host: PrivateHost) -> None:
@@ -159,7 +172,9 @@ def test_nothing_to_do_imports_nothing_heavy(bare: PrivateHost) -> None:
     assert done.err.strip() == "[]"
 
 
-def test_files_that_others_can_write_are_refused_with_the_command_that_mends_it(bare: PrivateHost) -> None:
+def test_files_that_others_can_write_are_refused_with_the_command_that_mends_it(
+    bare: PrivateHost,
+) -> None:
     path = bare.write("a.yaml", TEXT)
     path.chmod(0o666)
     run = bare.reconcile(check=False)

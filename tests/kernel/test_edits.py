@@ -170,3 +170,37 @@ def test_a_dropped_bundle_is_left_as_it_is(bare: PrivateHost) -> None:
     bare.reconcile()
     assert (bundle / "config.json").read_bytes() == wired
     wait_for(lambda: "x" not in bare.ours()["netns"])
+
+
+def test_an_interface_that_is_dropped_goes_alone(bare: PrivateHost) -> None:
+    bare.write("a.yaml", BASE)
+    bare.reconcile()
+    connection = Connection(bare)
+    bare.write("a.yaml", BASE.replace("      - {network: side, addresses: 10.9.0.5}\n", ""))
+    run = bare.reconcile()
+    assert [o["action"] for o in run.report["operations"]] == ["update", "update"], run.changes
+    assert connection.answers()
+    assert bare.reconcile().changes == []
+
+
+def test_two_interfaces_swap_their_names(bare: PrivateHost) -> None:
+    bare.write("a.yaml", BASE)
+    bare.reconcile()
+    before = bare.link("eth0", "web")["address"]
+    swapped = BASE.replace("addresses: 176.10.0.5", "addresses: 176.10.0.5, name: eth1")
+    bare.write("a.yaml", swapped.replace("addresses: 10.9.0.5", "addresses: 10.9.0.5, name: eth0"))
+    bare.reconcile()
+    assert bare.link("eth1", "web")["address"] == before
+    assert bare.addresses("eth0", "web") == ["10.9.0.5/24"]
+    assert bare.ping("web", "176.10.0.9") and bare.ping("web", "10.9.0.1")
+    assert bare.reconcile().changes == []
+
+
+def test_containers_trade_their_netns_files(bare: PrivateHost) -> None:
+    text = "containers: {a: {mode: none, netns: x}, b: {mode: none, netns: y}}\n"
+    bare.write("a.yaml", text)
+    bare.reconcile()
+    bare.write("a.yaml", text.replace("x", "z").replace("y", "x").replace("z", "y"))
+    assert bare.reconcile().report["converged"]
+    assert bare.link("lo", "x")["ifalias"] == "runcnet:b"
+    assert bare.reconcile().changes == []

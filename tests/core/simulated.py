@@ -1,0 +1,225 @@
+"""A kernel in miniature: links, addresses, routes and rules of a host and its namespaces, and what each
+operation makes of them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from reconciler.core import ops
+from reconciler.core.desired import DesiredRoute, Endpoint, Member
+from reconciler.core.model import PROTOCOL, InterfaceAddress
+from reconciler.core.names import container_alias, network_alias
+from reconciler.core.observed import FileState, Observed, Witness, observe_owned
+from reconciler.core.rows import Link, LinkAddress, RouteRow, RuleRow, Space
+
+UP, UNICAST = 1, 1
+NO_WITNESS = Witness(present=False, spaces={}, ends={}, bridges={})
+
+
+@dataclass
+class Room:
+    """One network namespace."""
+
+    cookie: int
+    links: dict[int, Link] = field(default_factory=dict)
+    addresses: list[LinkAddress] = field(default_factory=list)
+    routes: list[RouteRow] = field(default_factory=list)
+    rules: list[RuleRow] = field(default_factory=list)
+    sysctls: dict[str, str] = field(default_factory=dict)
+
+    def space(self, names: Iterable[str]) -> Space:
+        return Space(
+            0, self.cookie, self.cookie, tuple(self.links.values()), tuple(self.addresses),
+            tuple(self.routes), tuple(self.rules), tuple(self.sysctls.get(n) for n in names),
+        )  # fmt: skip
+
+    def index(self, name: str) -> int:
+        return next(i for i, link in self.links.items() if link.name == name)
+
+    def drop(self, index: int) -> None:
+        self.links.pop(index, None)
+        self.addresses = [a for a in self.addresses if a.index != index]
+        self.routes = [r for r in self.routes if r.index != index]
+
+
+def new_link(index: int, name: str, **more: object) -> Link:
+    values: dict[str, object] = {
+        "index": index, "name": name, "kind": "", "mac": b"", "mtu": 1500, "flags": UP, "master": 0,
+        "peer": 0, "peer_nsid": -1, "gen_mode": 1, "isolated": False, "alias": "",
+    }  # fmt: skip
+    return Link(**{**values, **more})  # type: ignore[arg-type]
+
+
+class Kernel:
+    """The host, its netns dir, and namespaces that only a process holds."""
+
+    def __init__(self) -> None:
+        self.host = Room(1)
+        self.host.links[1] = new_link(1, "lo")
+        self.host.links[2] = new_link(2, "eth0")
+        self.rooms: dict[str, Room] = {}
+        self.living: dict[str, Room] = {}
+        self.sysctls = {"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0",
+                        "net/ipv6/conf/eth0/accept_ra": "1"}  # fmt: skip
+        self.last = 100
+
+    def fresh(self) -> int:
+        self.last += 1
+        return self.last
+
+    def observe(self, names: tuple[str, ...], witness: Witness = NO_WITNESS) -> Observed:
+        return observe_owned(
+            host=self.host.space(()), netns_dir="/run/netns",
+            files={name: FileState.NAMESPACE for name in self.rooms},
+            spaces={name: room.space(names) for name, room in self.rooms.items()},
+            living={name: room.space(names) for name, room in self.living.items()},
+            witness=witness, sysctls=dict(self.sysctls), space_sysctls=names,
+        )  # fmt: skip
+
+    def apply(self, operations: Iterable[ops.Operation]) -> None:
+        for op in operations:
+            self._apply(op)
+
+    def _room(self, op: ops.Operation) -> Room:
+        return self.rooms[op.netns] if op.netns else self.host
+
+    def _apply(self, op: ops.Operation) -> None:
+        match op:
+            case ops.MakeBridge():
+                b, index = op.bridge, self.fresh()
+                assert b.name not in {x.name for x in self.host.links.values()}, "EEXIST"
+                self.host.links[index] = new_link(
+                    index,
+                    b.name,
+                    kind="bridge",
+                    mac=b.mac,
+                    mtu=b.mtu,
+                    alias=network_alias(b.network),
+                )
+                self._carry(self.host, index, b.addresses)
+            case ops.RemoveBridge() | ops.RemoveEndpoint():
+                self._delete(op.index)
+            case ops.MakeContainer():
+                assert op.netns not in self.rooms, "EEXIST"
+                self._make(op.member)
+            case ops.RemoveContainer():
+                room = self.rooms.pop(op.netns, None)
+                for index in op.ends:
+                    self.host.drop(index)
+                assert room is not None or not op.path
+            case ops.Rebind():
+                self.rooms[op.netns] = self.living.pop(op.source)
+            case ops.MakeEndpoint():
+                self._veth(self.rooms[op.netns], op.endpoint)
+            case ops.SetLink():
+                self._set(op)
+            case ops.AddAddress():
+                room = self._room(op)
+                self._carry(room, room.index(op.link), [op.address])
+            case ops.RemoveAddress():
+                room = self._room(op)
+                index = room.index(op.link)
+                gone = [a for a in room.addresses if a.index == index and a.address == op.address]
+                assert gone, "EADDRNOTAVAIL"
+                # With the first address of an IPv4 subnet its others go, and routes with their next hop.
+                room.addresses = [
+                    a for a in room.addresses
+                    if a.index != index or a.address.subnet != op.address.subnet
+                    or (op.address.version == 6 and a.address != op.address)
+                ]  # fmt: skip
+                room.routes = [
+                    r for r in room.routes if r.index != index or r.to.version != op.address.version
+                ]
+            case ops.AddRoute():
+                room = self._room(op)
+                row = self._route(room, op.route)
+                same = [r for r in room.routes if (r.to, r.table) == (row.to, row.table)]
+                assert same in ([], [row]), "EEXIST"  # a route of ours is put in its own place
+                room.routes += [] if same else [row]
+            case ops.RemoveRoute():
+                room = self._room(op)
+                room.routes.remove(self._route(room, op.route))
+            case ops.AddRule():
+                r = op.rule
+                self._room(op).rules.append(
+                    RuleRow(r.source.version, r.priority, r.source, r.table, PROTOCOL, True)
+                )
+            case ops.RemoveRule():
+                room = self._room(op)
+                room.rules = [
+                    x for x in room.rules
+                    if (x.source, x.table, x.priority) != (op.rule.source, op.rule.table, op.rule.priority)
+                ]  # fmt: skip
+            case ops.SetSysctl():
+                if op.netns:
+                    self.rooms[op.netns].sysctls[op.name] = op.value
+                else:
+                    self.sysctls[op.name] = op.value
+            case _:
+                raise AssertionError(f"unknown {op}")
+
+    def _delete(self, index: int) -> None:
+        link = self.host.links[index]
+        self.host.drop(index)
+        for room in self.rooms.values():
+            inner = room.links.get(link.peer)
+            if inner is not None and inner.peer == index:
+                room.drop(link.peer)
+        for i, port in self.host.links.items():
+            if port.master == index:
+                self.host.links[i] = port._replace(master=0)
+
+    def _carry(self, room: Room, index: int, addresses: Iterable[InterfaceAddress]) -> None:
+        for a in addresses:
+            if not any((x.index, x.address) == (index, a) for x in room.addresses):
+                room.addresses.append(LinkAddress(index, a, 0, 0, PROTOCOL))
+
+    def _route(self, room: Room, r: DesiredRoute) -> RouteRow:
+        metric = 1024 if r.to.version == 6 else 0
+        return RouteRow(
+            r.to, r.via, room.index(r.link), r.table, PROTOCOL, 0, metric, None, UNICAST
+        )
+
+    def _veth(self, room: Room, e: Endpoint) -> None:
+        host, inner = self.fresh(), max(room.links, default=1) + 1
+        assert e.name not in {x.name for x in room.links.values()}, "EEXIST"
+        assert e.host_name not in {x.name for x in self.host.links.values()}, "EEXIST"
+        self.host.links[host] = new_link(
+            host, e.host_name, kind="veth", mac=e.host_mac, mtu=e.mtu, peer=inner, alias=e.alias,
+            master=self.host.index(e.bridge), isolated=e.isolated,
+        )  # fmt: skip
+        room.links[inner] = new_link(inner, e.name, kind="veth", mac=e.mac, mtu=e.mtu, peer=host)
+        self._carry(room, inner, e.addresses)
+
+    def _make(self, member: Member) -> None:
+        room = self.rooms[member.netns] = Room(self.fresh())
+        room.links[1] = new_link(1, "lo", alias=container_alias(member.name))
+        for endpoint in member.endpoints:
+            self._veth(room, endpoint)
+        room.routes = [self._route(room, r) for r in member.routes]
+        room.rules = [
+            RuleRow(r.source.version, r.priority, r.source, r.table, PROTOCOL, True)
+            for r in member.rules
+        ]
+        room.sysctls = {"net.core.somaxconn": "4096", **dict(member.sysctls)}
+
+    def _set(self, op: ops.SetLink) -> None:
+        room = self.host if op.host or not op.netns else self.rooms[op.netns]
+        link = room.links[op.index]
+        changes: dict[str, object] = {}
+        if op.name is not None:
+            assert op.name not in {x.name for x in room.links.values()}, "EEXIST"
+            changes["name"] = op.name
+            room.addresses = [
+                a for a in room.addresses if a.index != op.index or a.address.version == 4
+            ]
+            room.routes = [r for r in room.routes if r.index != op.index]
+        for key in ("mac", "mtu", "alias", "isolated"):
+            if getattr(op, key) is not None:
+                changes[key] = getattr(op, key)
+        if op.master is not None:
+            changes["master"] = self.host.index(op.master)
+        if op.gen_mode_none:
+            changes["gen_mode"] = 1
+        if op.up:
+            changes["flags"] = link.flags | UP
+        room.links[op.index] = link._replace(**changes)  # type: ignore[arg-type]
