@@ -10,21 +10,20 @@ import msgspec
 from reconciler.attachment import Attachments
 from reconciler.core import ops
 from reconciler.core.desired import Desired, desired_state
-from reconciler.core.errors import FirewallError, RuncnetError
 from reconciler.core.leases import Assignment, Book, Key, assign
 from reconciler.core.model import PROTOCOL, Address, Rejection, Spec
 from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
-from reconciler.core.plan import FORWARDING, Held, Options, Plan, Scene, plan
-from reconciler.core.policy import Policy
+from reconciler.core.plan import Held, Options, Plan, Scene, plan
 from reconciler.core.report import Done, Report
-from reconciler.host import firewall, lock, netns, rtnl
+from reconciler.host import lock, netns, rtnl
 from reconciler.host.apply import Kernel, Outcome
-from reconciler.host.machine import boot_id, machine_id
+from reconciler.host.machine import machine_id
 from reconciler.host.observe import busy_in, observe, read_witness
 from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import Declared, read_declared
+from reconciler.wall import Wall
 
 READS = 5
 """How often files that keep changing are read again before what they no longer declare is kept."""
@@ -52,8 +51,7 @@ class Prospect(NamedTuple):
     desired: Desired
     assignment: Assignment
     plan: Plan
-    policy: Policy
-    firewall: ops.ReplaceFirewall | None
+    wall: Wall
     attached: Attachments
     """Bundles and dns files, after all else."""
     moves: tuple[Operation, ...]
@@ -64,7 +62,7 @@ class Prospect(NamedTuple):
     @property
     def operations(self) -> tuple[Operation, ...]:
         """Everything, in the order in which it is carried out."""
-        wall = (self.firewall,) if self.firewall else ()
+        wall = (self.wall.operation,) if self.wall.operation else ()
         p = self.plan
         middle = p.networks + wall + p.host + p.creations + p.repairs
         return self.moves + p.removals + middle + tuple(self.attached.operations) + p.last
@@ -90,8 +88,6 @@ class Pass:
         self.stop = stop
         self.progress: Callable[[int], None] = lambda count: None
         self.changing = changing
-        self.notes: tuple[str, ...] = ()
-        self.backend = firewall.backend(settings.firewall)
         self.machine = machine_id()
 
     # -- reading ----------------------------------------------------------------------------
@@ -148,7 +144,10 @@ class Pass:
         problems = {name: list(texts) for name, texts in decided.problems.items()}
         for name, text in {**assignment.problems, **declared.loaded.waiting}.items():
             problems.setdefault(f"container/{name}", []).append(text)
-        policy, wall, notes = self._firewall(desired, decided, scene, observed, problems)
+        wall = Wall(settings.firewall, self.store)
+        wall.look(desired, decided, scene, observed)
+        if wall.problem:
+            problems.setdefault("firewall", []).append(wall.problem)
         attached = Attachments(run_dir=settings.run_dir, netns_dir=settings.netns_dir)
         attached.look(usable, assignment.addresses, only=self.only)
         for name, text in attached.problems:
@@ -165,8 +164,7 @@ class Pass:
             desired=desired,
             assignment=assignment,
             plan=decided,
-            policy=policy,
-            firewall=wall,
+            wall=wall,
             attached=attached,
             moves=tuple(
                 ops.MoveLease(
@@ -179,7 +177,7 @@ class Pass:
             ),
             problems=problems,
             rejections=declared.loaded.rejections + assignment.rejections,
-            notes=tuple([*self.store.notes, *notes]),
+            notes=self.store.notes,
         )
 
     def observe(self, spec: Spec) -> Observed:
@@ -211,65 +209,6 @@ class Pass:
             {network: link.index for network, link in observed.bridges.items()},
         )
 
-    def _firewall(
-        self,
-        desired: Desired,
-        decided: Plan,
-        scene: Scene,
-        observed: Observed,
-        problems: dict[str, list[str]],
-    ) -> tuple[Policy, ops.ReplaceFirewall | None, list[str]]:
-        """What the firewall is asked for, and the operation that brings it about."""
-        kept = {h.object.partition("/")[2] for h in decided.held if h.object.startswith("network/")}
-        if scene.keep:
-            kept |= set(observed.bridges)
-        kept -= scene.networks
-        # What is wrong with a network must not take its rules away.
-        kept |= {n.partition("/")[2] for n in decided.problems if n.startswith("network/")}
-        policy = Policy(
-            networks=tuple(
-                p for p in desired.policies if f"network/{p.name}" not in decided.problems
-            ),
-            guards=self._guards(desired, observed),
-            kept=frozenset(kept),
-        )
-        if self.backend is None:
-            return policy, None, []
-        try:
-            seen = self.backend.look(policy)
-            if scene.keep and seen.networks - scene.networks - policy.kept:
-                policy = msgspec.structs.replace(
-                    policy, kept=policy.kept | (seen.networks - scene.networks)
-                )
-                seen = self.backend.look(policy)
-            missing = seen.guards - set(policy.guards)
-            if missing:
-                policy = msgspec.structs.replace(
-                    policy, guards=tuple(sorted(missing | set(policy.guards)))
-                )
-                seen = self.backend.look(policy)
-        except FirewallError as error:
-            problems.setdefault("firewall", []).append(str(error))
-            return policy, None, []
-        notes = list(self.backend.warnings(policy))
-        if not seen.differences:
-            return policy, None, notes
-        operation = ops.ReplaceFirewall(
-            object="firewall",
-            differences=seen.differences,
-            lines=self.backend.commands(policy),
-        )
-        return policy, operation, notes
-
-    def _guards(self, desired: Desired, observed: Observed) -> tuple[int, ...]:
-        """IP versions for which runcnet itself turned forwarding on, or is about to."""
-        noted = self.store.get(f"guards:{boot_id()}:{observed.host.cookie}") or ""
-        return tuple(
-            version
-            for version in desired.forwarding
-            if str(version) in noted or observed.sysctls.get(FORWARDING[version]) == "0"
-        )
-
     # -- changing ---------------------------------------------------------------------------
 
     def carry_out(self, prospect: Prospect) -> list[Outcome]:
@@ -289,7 +228,9 @@ class Pass:
         run(kernel.remove(decided.removals))
         kernel.look()
         run(kernel.perform(decided.networks))
-        guarded = self._wall(prospect, outcomes)
+        guarded = prospect.wall.raise_(
+            prospect.observed, lambda op, error: run([Outcome(op, error)])
+        )
         if guarded:
             run(kernel.perform(decided.host))
         else:
@@ -303,27 +244,6 @@ class Pass:
             run(prospect.attached.carry_out(prospect.attached.operations))
             run(kernel.perform(decided.last))
         return outcomes
-
-    def _wall(self, prospect: Prospect, outcomes: list[Outcome]) -> bool:
-        """Replace the firewall; whether forwarding may be turned on."""
-        if self.backend is None:
-            return True
-        if "firewall" in prospect.problems:
-            return not prospect.policy.guards
-        if prospect.policy.guards:
-            self.store.put(
-                f"guards:{boot_id()}:{prospect.observed.host.cookie}",
-                "".join(str(v) for v in prospect.policy.guards),
-            )
-        if prospect.firewall is None:
-            return True
-        try:
-            self.notes += self.backend.replace(prospect.policy)
-        except FirewallError as error:
-            outcomes.append(Outcome(prospect.firewall, str(error)))
-            return not prospect.policy.guards
-        outcomes.append(Outcome(prospect.firewall, None))
-        return True
 
     def keep_books(self, prospect: Prospect, old: Book) -> None:
         """Write leases and the content of good files; before the kernel is changed."""
@@ -434,7 +354,7 @@ def reconcile(
         if dry_run:
             prospect = one.prospect()
             done = [Done(operation=op, ok=None) for op in prospect.operations]
-            return _report(prospect, done, (), started, dry=True)
+            return _report(prospect, done, started, dry=True)
         with store.transaction():
             old = store.book()
             prospect = one.prospect()
@@ -449,13 +369,12 @@ def reconcile(
                 set(prospect.spec.containers) | set(prospect.observed.containers)
             )
         done = [Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes]
-        return _report(prospect, done, one.notes, started, dry=False, stopped=len(outcomes) < total)
+        return _report(prospect, done, started, dry=False, stopped=len(outcomes) < total)
 
 
 def _report(
     prospect: Prospect,
     done: list[Done],
-    notes: tuple[str, ...],
     started: float,
     *,
     dry: bool,
@@ -468,7 +387,7 @@ def _report(
         problems=prospect.problems,
         held=held_once(prospect.plan.held),
         rejections=prospect.rejections,
-        notes=tuple(dict.fromkeys([*prospect.notes, *notes])),
+        notes=tuple(dict.fromkeys([*prospect.notes, *prospect.wall.notes])),
         declared=frozenset(declared),
         duration_s=time.monotonic() - started,
         dry=dry,
@@ -479,6 +398,3 @@ def _report(
 def held_once(held: tuple[Held, ...]) -> tuple[Held, ...]:
     """Each object and reason once, in order."""
     return tuple({(h.object, h.reason): h for h in held}.values())
-
-
-__all__ = ["Pass", "Prospect", "RuncnetError", "Settings", "opened", "reconcile"]

@@ -44,7 +44,7 @@ def status(prospect: Prospect) -> dict[str, Any]:
         "firewall": problems("firewall"),
         "host": problems("host"),
         "rejected": [str(r) for r in prospect.rejections],
-        "notes": list(prospect.notes),
+        "notes": [*prospect.notes, *prospect.wall.notes],
     }  # fmt: skip
 
 

@@ -6,9 +6,10 @@ import msgspec
 
 from reconciler.core import ops
 from reconciler.core.desired import Bridge, Desired, Member
-from reconciler.core.model import Subnet
+from reconciler.core.forwarding import host_sysctls
 from reconciler.core.observed import FileState, Observed, SeenContainer
 from reconciler.core.ops import Operation
+from reconciler.core.overlap import overlap_with_host
 from reconciler.core.repair import Group, bridge_repairs, container_repairs
 
 FREE_REMOVALS = 3
@@ -119,7 +120,7 @@ class _Planner:
         link = self.observed.bridges.get(bridge.network)
         if link is None:
             standing = self.by_name.get(bridge.name)
-            overlap = self._overlap(bridge)
+            overlap = overlap_with_host(bridge, self.observed)
             if standing is not None:
                 self.problem(
                     name,
@@ -151,32 +152,6 @@ class _Planner:
             bridge, self.observed.bridges[bridge.network], self.observed.host, used=True
         )
         return any(op.interrupts for group in probe for op in group)
-
-    def _overlap(self, bridge: Bridge) -> str:
-        """The host's own address or route that a new network would cut off."""
-        host = self.observed.host
-        ours = {link.index for link in self.observed.bridges.values()}
-        names = {link.index: link.name for link in host.links}
-        for subnet in bridge.subnets:
-            for row in host.addresses:
-                if row.index not in ours and subnet.overlaps(row.address.subnet):
-                    if _is_link_local(row.address.subnet):
-                        continue
-                    where = names.get(row.index, "a link")
-                    return (
-                        f"{subnet} overlaps {row.address} on {where}, which is not runcnet's "
-                        "(give the network another subnet)"
-                    )
-            for route in host.routes:
-                to = route.to
-                foreign = to.prefix and route.index not in ours and route.table == 254
-                if foreign and subnet.overlaps(to) and not (_is_link_local(to) or _multicast(to)):
-                    where = names.get(route.index, "no link")
-                    return (
-                        f"{subnet} overlaps the host's route to {to} through {where} "
-                        "(give the network another subnet)"
-                    )
-        return ""
 
     def plan_lost_networks(self) -> Iterator[tuple[str, Group]]:
         """Bridges of ours that no network declares, with what would take them away."""
@@ -389,14 +364,6 @@ def _needs_network(op: Operation) -> bool:
     )
 
 
-def _is_link_local(subnet: Subnet) -> bool:
-    return subnet.version == 6 and subnet.value >> 118 == 0xFE80 >> 6
-
-
-def _multicast(subnet: Subnet) -> bool:
-    return subnet.version == 6 and subnet.value >> 120 == 0xFF
-
-
 def _pids(pids: Sequence[int]) -> str:
     shown = ", ".join(str(p) for p in pids[:3])
     more = f" and {len(pids) - 3} more" if len(pids) > 3 else ""
@@ -465,7 +432,7 @@ def plan(
     return Plan(
         removals=tuple(going + p.removals),
         networks=tuple(p.networks),
-        host=tuple(_host_sysctls(desired, observed)) if options.only is None else (),
+        host=tuple(host_sysctls(desired, observed)) if options.only is None else (),
         creations=tuple(p.creations),
         repairs=tuple(p.repairs),
         last=tuple(bridges),
@@ -473,27 +440,3 @@ def plan(
         held=tuple(p.held),
         states=p.states,
     )
-
-
-FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
-
-
-def _host_sysctls(desired: Desired, observed: Observed) -> list[Operation]:
-    """Forwarding where a network needs it; before IPv6's, accept_ra 2 for who listens to routers.
-
-    Forwarding 1 makes the kernel drop a default route that it learned from a router advertisement,
-    unless accept_ra is 2 (ip-sysctl).
-    """
-    result: list[Operation] = []
-    for version in desired.forwarding:
-        name = FORWARDING[version]
-        if observed.sysctls.get(name) in (None, "1"):
-            continue
-        if version == 6:
-            result += [
-                ops.SetSysctl(object="host", name=key, value="2")
-                for key, value in observed.sysctls.items()
-                if key.endswith("/accept_ra") and value == "1"
-            ]
-        result.append(ops.SetSysctl(object="host", name=name, value="1"))
-    return result

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from reconciler.core.forwarding import FORWARDING
 from reconciler.core.names import parse_alias
 from reconciler.core.observed import Observed, Witness, observe_owned
-from reconciler.core.plan import FORWARDING
 from reconciler.core.rows import Space
 from reconciler.host import netns, procs, rtnl
 from reconciler.host.record import Record
