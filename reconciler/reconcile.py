@@ -225,6 +225,7 @@ class Pass:
         if decided.creations or decided.repairs:
             netns.prepare(self.settings.netns_dir)
         kernel = Kernel(netns_dir=self.settings.netns_dir, record=self.record, stop=self.stop)
+        kernel.finish_removals()
         run(kernel.remove(decided.removals))
         kernel.look()
         run(kernel.perform(decided.networks))
@@ -244,6 +245,14 @@ class Pass:
             run(prospect.attached.carry_out(prospect.attached.operations))
             run(kernel.perform(decided.last))
         return outcomes
+
+    def prune(self, observed: Observed) -> None:
+        """Strike out of the record what is no more: it went with a kill, or by somebody's hand."""
+        links = {link.index for link in observed.host.links}
+        self.record.forget(
+            containers=[n for n in self.record.spaces() if n not in observed.containers],
+            ends=[index for index in self.record.ends() if index not in links],
+        )
 
     def keep_books(self, prospect: Prospect, old: Book) -> None:
         """Write leases and the content of good files; before the kernel is changed."""
@@ -359,6 +368,7 @@ def reconcile(
             old = store.book()
             prospect = one.prospect()
             one.keep_books(prospect, old)
+        one.prune(prospect.observed)
         total = len(prospect.operations)
         one.progress = begin(total)
         outcomes = one.carry_out(prospect)

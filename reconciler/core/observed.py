@@ -227,7 +227,11 @@ def _inner(host: Link, space: Space | None) -> Link | None:
 
 
 def _paired(space: Space, ends: list[tuple[EndpointAlias, Link]]) -> bool:
-    return not ends or any(_inner(link, space) for _, link in ends)
+    """Whether a host end of that container leads into `space`.
+
+    The mark on `lo` proves nothing by itself: a host inside a container of ours writes such marks too.
+    """
+    return any(_inner(link, space) for _, link in ends)
 
 
 def _with_inner(mark: EndpointAlias, link: Link, space: Space | None) -> SeenEnd:

@@ -11,7 +11,7 @@ from reconciler.core.desired import Endpoint, Member
 from reconciler.core.names import container_alias, network_alias
 from reconciler.core.ops import Operation
 from reconciler.core.rows import GEN_MODE_NONE, Link
-from reconciler.host import rtnl
+from reconciler.host import netns, rtnl
 from reconciler.host.batch import Batch, Result
 from reconciler.host.record import Record
 
@@ -45,6 +45,13 @@ class Kernel:
         noted = max(self.record.ends(), default=0)
         self._next_index = max(self._next_index, used + 1, noted + 1)
 
+    def finish_removals(self) -> None:
+        """Take away the mount points that a kill between unmounting and unlinking has left."""
+        paths = self.record.leaving()
+        for path in paths:
+            netns.clear(path)
+        self.record.note_left(paths)
+
     def remove(self, removals: Sequence[Operation]) -> Iterator[Outcome]:
         """Take containers away: unmount all, let the kernel reap them together, look that it did."""
         for start in range(0, len(removals), BATCH):
@@ -54,9 +61,11 @@ class Kernel:
                 o for o in removals[start : start + BATCH] if isinstance(o, ops.RemoveContainer)
             ]
             bound = [op for op in part if op.path]
+            self.record.note_leaving(op.path for op in bound)
             codes = dict(
                 zip((op.path for op in bound), rtnl.unbind([o.path for o in bound]), strict=True)
             )
+            self.record.note_left(path for path, code in codes.items() if not code)
             left = {i for op in part if not codes.get(op.path) for i in op.ends}
             gone = (
                 self._reap({op: op.ends for op in part if not codes.get(op.path)}) if left else {}

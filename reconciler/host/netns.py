@@ -50,6 +50,12 @@ def _plain(path: str) -> FileState | None:
     return FileState.FOREIGN
 
 
+def clear(path: str) -> None:
+    """Unlink a mount point on which nothing is mounted; anything else stays."""
+    if _plain(path) is FileState.PLACEHOLDER:
+        os.unlink(path)
+
+
 def prepare(directory: str) -> None:
     """Make the folder and turn it into a shared mount, so that other mount namespaces see its files."""
     os.makedirs(directory, mode=MODE, exist_ok=True)

@@ -18,6 +18,7 @@ CREATE TABLE IF NOT EXISTS space (container TEXT PRIMARY KEY, cookie INTEGER) WI
 CREATE TABLE IF NOT EXISTS end (
     ifindex INTEGER PRIMARY KEY, network TEXT, container TEXT, interface TEXT);
 CREATE TABLE IF NOT EXISTS bridge (network TEXT PRIMARY KEY, ifindex INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS leaving (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scene (boot TEXT, cookie INTEGER);
 """
 
@@ -85,6 +86,18 @@ class Record:
         self._db.execute("BEGIN IMMEDIATE")
         self._db.executemany(statement, rows)
         self._db.execute("COMMIT")
+
+    def leaving(self) -> list[str]:
+        """Paths whose removal was begun; a kill may have left their mount points."""
+        return [path for (path,) in self._db.execute("SELECT path FROM leaving")]
+
+    def note_leaving(self, paths: Iterable[str]) -> None:
+        """Write down which paths are about to be removed."""
+        self._write("INSERT OR REPLACE INTO leaving VALUES (?)", [(path,) for path in paths])
+
+    def note_left(self, paths: Iterable[str]) -> None:
+        """Strike out paths that are gone."""
+        self._write("DELETE FROM leaving WHERE path=?", [(path,) for path in paths])
 
     def note_spaces(self, spaces: Mapping[str, int]) -> None:
         """Write down namespaces."""
