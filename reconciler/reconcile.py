@@ -221,6 +221,8 @@ class Pass:
                 self.progress(1)
 
         decided = prospect.plan
+        if not prospect.operations:
+            return []
         outcomes += [Outcome(op, None) for op in prospect.moves]
         if decided.creations or decided.repairs:
             netns.prepare(self.settings.netns_dir)

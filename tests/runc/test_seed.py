@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from tests.support import need
-from tests.support.host import ROOT, SERVER, PrivateHost
+from tests.support.host import ROOT, SERVER, PrivateHost, wait_for
 
 
 def seed(host: PrivateHost) -> None:
@@ -95,3 +95,29 @@ def test_mode_none_has_lo_alone_and_mode_host_sees_the_host(host: PrivateHost) -
     assert "eth0" in host.runc("run", "-b", str(shared), "shared").out
     namespaces = json.loads((shared / "config.json").read_text())["linux"]["namespaces"]
     assert all(n["type"] != "network" for n in namespaces)
+
+
+@pytest.mark.parametrize("way", ["ip netns del web", "umount -l /run/netns/web"])
+def test_a_running_container_gets_its_path_back(host: PrivateHost, way: str) -> None:
+    need.program("runc")
+    bundle = host.bundle("web", "ping", "-i", "0.2", "176.10.0.1")
+    host.write(
+        "10.yaml",
+        "networks: {runc0: {subnets: 176.10.0.0/16}}\n"
+        f"containers: {{web: {{interfaces: runc0, bundle: {bundle}}}}}\n",
+    )
+    host.reconcile()
+    address = host.addresses("eth0", "web")
+    with host.container("web", bundle) as pid:
+        inode = host.run("stat", "-Lc%i", f"/proc/{pid}/ns/net").out
+        host.sh(way)
+        assert [c.split(" again")[0] for c in host.reconcile().changes] == [
+            "container/web: bind /run/netns/web"
+        ]
+        assert host.run("stat", "-Lc%i", "/run/netns/web").out == inode
+        assert host.addresses("eth0", "web") == address
+        log = host.dir / "web.log"
+        before = len(log.read_text().splitlines())
+        wait_for(lambda: len(log.read_text().splitlines()) > before + 2, what="the ping to go on")
+        host.runc("kill", "web", "KILL")
+    assert host.reconcile().changes == []
