@@ -157,7 +157,8 @@ struct rcn_scan {
     size_t room[5];
 };
 
-/* Dump the namespaces at `paths`; a NULL path is the caller's own. To be freed by rcn_scan_free,
+/* Dump the namespaces at `paths`; a NULL path is the caller's own, an empty one a fresh
+ * namespace that nobody sees. To be freed by rcn_scan_free,
  * also after an error. */
 int rcn_scan_run(const char *const *paths, uint32_t n_paths, const char *const *sysctls,
                  uint32_t n_sysctls, struct rcn_scan *scan);

@@ -1,6 +1,7 @@
 /* Dumps: links, addresses, routes and rules of the caller's namespace and of any number of others.
  */
 #define _GNU_SOURCE
+#include "scan.h"
 #include "rtnl_api.h"
 #include "socket.h"
 
@@ -9,7 +10,6 @@
 #include <linux/fib_rules.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
-#include <net/if_arp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -17,313 +17,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#ifndef IFA_PROTO
-#define IFA_PROTO 11
-#endif
 #define SKIP_STATS (1 << 3) /* RTEXT_FILTER_SKIP_STATS: half of a link's message */
 #define RECEIVE (256 * 1024)
 #define TORN_TRIES 50
-
-enum { LINKS, ADDRESSES, ROUTES, RULES, HEAP };
-
-/* Room for `size` bytes at the end of a row array, or NULL. */
-static void *grow(struct rcn_scan *scan, int which, size_t size)
-{
-    if (size > scan->room[which] - scan->used[which]) {
-        size_t room = scan->room[which] ? scan->room[which] * 2 : 4096;
-        while (room - scan->used[which] < size)
-            room *= 2;
-        char *rows = realloc(scan->rows[which], room);
-        if (!rows)
-            return NULL;
-        scan->rows[which] = rows;
-        scan->room[which] = room;
-    }
-    void *place = scan->rows[which] + scan->used[which];
-    memset(place, 0, size);
-    scan->used[which] += size;
-    return place;
-}
-
-static void read_inet6(struct rcn_link *link, struct rcn_attributes all)
-{
-    struct rcn_attribute one, inner;
-
-    while (rcn_next(&all, &one)) {
-        if (one.type != AF_INET6)
-            continue;
-        struct rcn_attributes inet6 = rcn_inside(&one);
-        while (rcn_next(&inet6, &inner))
-            if (inner.type == IFLA_INET6_ADDR_GEN_MODE)
-                link->gen_mode = rcn_u8(&inner);
-    }
-}
-
-static void read_info(struct rcn_link *link, struct rcn_attributes all)
-{
-    struct rcn_attribute one, inner;
-    bool port = false;
-
-    while (rcn_next(&all, &one)) {
-        if (one.type == IFLA_INFO_KIND)
-            rcn_copy(link->kind, sizeof link->kind - 1, &one);
-        else if (one.type == IFLA_INFO_SLAVE_KIND)
-            port = one.size >= 6 && !memcmp(one.data, "bridge", 6);
-        else if (one.type == IFLA_INFO_SLAVE_DATA && port) {
-            struct rcn_attributes data = rcn_inside(&one);
-            while (rcn_next(&data, &inner))
-                if (inner.type == IFLA_BRPORT_ISOLATED)
-                    link->isolated = rcn_u8(&inner);
-        }
-    }
-}
-
-static int read_link(struct rcn_scan *scan, struct rcn_space *space, const char *data, size_t size)
-{
-    struct ifinfomsg message;
-    struct rcn_attribute one;
-
-    if (size < sizeof message)
-        return -EBADMSG;
-    memcpy(&message, data, sizeof message);
-    struct rcn_link *link = grow(scan, LINKS, sizeof *link);
-    if (!link)
-        return -ENOMEM;
-    space->n_links++;
-    link->index = message.ifi_index;
-    link->flags = message.ifi_flags;
-    link->peer_nsid = -1;
-    struct rcn_attributes all = {data + NLMSG_ALIGN(sizeof message),
-                                 size - NLMSG_ALIGN(sizeof message)};
-    while (rcn_next(&all, &one)) {
-        switch (one.type) {
-        case IFLA_IFNAME:
-            rcn_copy(link->name, sizeof link->name - 1, &one);
-            break;
-        case IFLA_ADDRESS:
-            rcn_copy(link->mac, sizeof link->mac, &one);
-            break;
-        case IFLA_MTU:
-            link->mtu = rcn_u32(&one);
-            break;
-        case IFLA_MASTER:
-            link->master = (int32_t)rcn_u32(&one);
-            break;
-        case IFLA_LINK:
-            link->peer = (int32_t)rcn_u32(&one);
-            break;
-        case IFLA_LINK_NETNSID:
-            link->peer_nsid = (int32_t)rcn_u32(&one);
-            break;
-        case IFLA_AF_SPEC:
-            read_inet6(link, rcn_inside(&one));
-            break;
-        case IFLA_LINKINFO:
-            read_info(link, rcn_inside(&one));
-            break;
-        case IFLA_IFALIAS: {
-            char *text = grow(scan, HEAP, one.size);
-            if (one.size && !text)
-                return -ENOMEM;
-            memcpy(text, one.data, one.size);
-            link->alias = (uint32_t)(scan->used[HEAP] - one.size);
-            link->alias_size = (uint32_t)strnlen(text, one.size);
-            break;
-        }
-        default:
-            break;
-        }
-    }
-    return 0;
-}
-
-static int read_address(struct rcn_scan *scan, struct rcn_space *space, const char *data,
-                        size_t size)
-{
-    struct ifaddrmsg message;
-    struct rcn_attribute one;
-    bool local = false;
-
-    if (size < sizeof message)
-        return -EBADMSG;
-    memcpy(&message, data, sizeof message);
-    if (message.ifa_family != AF_INET && message.ifa_family != AF_INET6)
-        return 0;
-    struct rcn_address *row = grow(scan, ADDRESSES, sizeof *row);
-    if (!row)
-        return -ENOMEM;
-    space->n_addresses++;
-    row->index = (int32_t)message.ifa_index;
-    row->flags = message.ifa_flags;
-    row->family = message.ifa_family;
-    row->prefix = message.ifa_prefixlen;
-    row->scope = message.ifa_scope;
-    struct rcn_attributes all = {data + NLMSG_ALIGN(sizeof message),
-                                 size - NLMSG_ALIGN(sizeof message)};
-    while (rcn_next(&all, &one)) {
-        /* IFA_ADDRESS is the peer's where a link has one, IFA_LOCAL then ours. */
-        if (one.type == IFA_LOCAL || (one.type == IFA_ADDRESS && !local)) {
-            rcn_copy(row->address, sizeof row->address, &one);
-            local = one.type == IFA_LOCAL;
-        } else if (one.type == IFA_FLAGS) {
-            row->flags = rcn_u32(&one);
-        } else if (one.type == IFA_PROTO) {
-            row->protocol = rcn_u8(&one);
-        }
-    }
-    return 0;
-}
-
-static int read_route(struct rcn_scan *scan, struct rcn_space *space, const char *data, size_t size)
-{
-    struct rtmsg message;
-    struct rcn_attribute one;
-
-    if (size < sizeof message)
-        return -EBADMSG;
-    memcpy(&message, data, sizeof message);
-    bool other = message.rtm_type == RTN_LOCAL || message.rtm_type == RTN_BROADCAST ||
-                 message.rtm_type == RTN_ANYCAST || message.rtm_type == RTN_MULTICAST;
-    if (other || message.rtm_flags & RTM_F_CLONED ||
-        (message.rtm_family != AF_INET && message.rtm_family != AF_INET6))
-        return 0;
-    struct rcn_route *row = grow(scan, ROUTES, sizeof *row);
-    if (!row)
-        return -ENOMEM;
-    space->n_routes++;
-    row->family = message.rtm_family;
-    row->prefix = message.rtm_dst_len;
-    row->protocol = message.rtm_protocol;
-    row->scope = message.rtm_scope;
-    row->type = message.rtm_type;
-    row->table = message.rtm_table;
-    struct rcn_attributes all = {data + NLMSG_ALIGN(sizeof message),
-                                 size - NLMSG_ALIGN(sizeof message)};
-    while (rcn_next(&all, &one)) {
-        switch (one.type) {
-        case RTA_DST:
-            rcn_copy(row->to, sizeof row->to, &one);
-            break;
-        case RTA_GATEWAY:
-            rcn_copy(row->via, sizeof row->via, &one);
-            row->has_via = 1;
-            break;
-        case RTA_PREFSRC:
-            rcn_copy(row->source, sizeof row->source, &one);
-            row->has_source = 1;
-            break;
-        case RTA_OIF:
-            row->index = (int32_t)rcn_u32(&one);
-            break;
-        case RTA_TABLE:
-            row->table = rcn_u32(&one);
-            break;
-        case RTA_PRIORITY:
-            row->metric = rcn_u32(&one);
-            break;
-        default:
-            break;
-        }
-    }
-    return 0;
-}
-
-static int read_rule(struct rcn_scan *scan, struct rcn_space *space, const char *data, size_t size)
-{
-    struct fib_rule_hdr message;
-    struct rcn_attribute one;
-
-    if (size < sizeof message)
-        return -EBADMSG;
-    memcpy(&message, data, sizeof message);
-    if (message.family != AF_INET && message.family != AF_INET6)
-        return 0;
-    struct rcn_rule *row = grow(scan, RULES, sizeof *row);
-    if (!row)
-        return -ENOMEM;
-    space->n_rules++;
-    row->family = message.family;
-    row->prefix = message.src_len;
-    row->table = message.table;
-    row->plain = !message.dst_len && !message.tos && message.action == FR_ACT_TO_TBL &&
-                 !(message.flags & FIB_RULE_INVERT);
-    struct rcn_attributes all = {data + NLMSG_ALIGN(sizeof message),
-                                 size - NLMSG_ALIGN(sizeof message)};
-    while (rcn_next(&all, &one)) {
-        switch (one.type) {
-        case FRA_SRC:
-            rcn_copy(row->source, sizeof row->source, &one);
-            break;
-        case FRA_TABLE:
-            row->table = rcn_u32(&one);
-            break;
-        case FRA_PRIORITY:
-            row->priority = rcn_u32(&one);
-            break;
-        case FRA_PROTOCOL:
-            row->protocol = rcn_u8(&one);
-            break;
-        case FRA_SUPPRESS_PREFIXLEN:
-        case FRA_SUPPRESS_IFGROUP:
-            if (rcn_u32(&one) != UINT32_MAX)
-                row->plain = 0;
-            break;
-        case FRA_UNSPEC:
-        case FRA_PAD:
-            break;
-        default: /* a mark, an interface, a port range, ... */
-            row->plain = 0;
-        }
-    }
-    return 0;
-}
-
-int rcn_scan_parse(struct rcn_scan *scan, struct rcn_space *space, const char *data, size_t size,
-                   uint32_t sequence)
-{
-    int error = 0;
-
-    while (size >= NLMSG_HDRLEN) {
-        struct nlmsghdr header;
-        memcpy(&header, data, sizeof header);
-        if (header.nlmsg_len < NLMSG_HDRLEN || header.nlmsg_len > size)
-            return -EBADMSG;
-        const char *body = data + NLMSG_HDRLEN;
-        size_t length = header.nlmsg_len - NLMSG_HDRLEN;
-        if (header.nlmsg_seq == sequence) {
-            /* A dump that was interrupted is torn: nothing may be concluded from it. */
-            if (header.nlmsg_flags & NLM_F_DUMP_INTR)
-                return -EINTR;
-            if (header.nlmsg_type == NLMSG_DONE) {
-                if (length >= sizeof error)
-                    memcpy(&error, body, sizeof error);
-                return error < 0 ? error : 1;
-            }
-            if (header.nlmsg_type == NLMSG_ERROR) {
-                if (length < sizeof error)
-                    return -EBADMSG;
-                memcpy(&error, body, sizeof error);
-                return error < 0 ? error : -EBADMSG;
-            }
-            if (header.nlmsg_type == RTM_NEWLINK)
-                error = read_link(scan, space, body, length);
-            else if (header.nlmsg_type == RTM_NEWADDR)
-                error = read_address(scan, space, body, length);
-            else if (header.nlmsg_type == RTM_NEWROUTE)
-                error = read_route(scan, space, body, length);
-            else if (header.nlmsg_type == RTM_NEWRULE)
-                error = read_rule(scan, space, body, length);
-            if (error)
-                return error;
-        }
-        size_t step = NLMSG_ALIGN(header.nlmsg_len);
-        if (step > size)
-            step = size;
-        data += step;
-        size -= step;
-    }
-    return 0;
-}
 
 static int ask(int fd, uint16_t type, uint32_t sequence)
 {
@@ -403,7 +99,7 @@ static int dump(struct rcn_scan *scan, struct rcn_space *space, int fd, uint16_t
 static int read_sysctls(struct rcn_scan *scan, struct rcn_space *space, struct rcn_procfs *proc,
                         const char *const *names, uint32_t n_names)
 {
-    space->sysctls = (uint32_t)scan->used[HEAP];
+    space->sysctls = (uint32_t)scan->used[RCN_HEAP];
     for (uint32_t i = 0; i < n_names; i++) {
         char value[1024];
         int fd = rcn_sysctl_open(proc, names[i], O_RDONLY);
@@ -412,7 +108,7 @@ static int read_sysctls(struct rcn_scan *scan, struct rcn_space *space, struct r
             close(fd);
         if (size < 0)
             size = 0;
-        char *text = grow(scan, HEAP, (size_t)size + 2);
+        char *text = rcn_grow(scan, RCN_HEAP, (size_t)size + 2);
         if (!text)
             return -ENOMEM;
         text[0] = fd < 0 ? '-' : '+';
@@ -437,11 +133,16 @@ static int scan_space(const struct scanning *all, struct rcn_space *space, const
     uint32_t sequence = 0;
     struct stat found;
     int error = 0;
-    int netns = open(path ? path : "/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    bool fresh = path && !*path;
+    bool own = !path || fresh;
+
+    if (fresh && unshare(CLONE_NEWNET))
+        return -errno;
+    int netns = open(own ? "/proc/thread-self/ns/net" : path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
     if (netns < 0)
         return -errno;
-    if (fstat(netns, &found) || (path && setns(netns, CLONE_NEWNET)))
+    if (fstat(netns, &found) || (!own && setns(netns, CLONE_NEWNET)))
         error = -errno;
     close(netns);
     if (error)

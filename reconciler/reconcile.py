@@ -123,7 +123,8 @@ class Pass:
             busy=lambda name: bool(busy(name)),
             kept=kept,
         )
-        usable = without(spec, assignment)
+        refused = assignment.rejections + absent_sysctls(spec)
+        usable = without(spec, refused, assignment.problems)
         desired = desired_state(
             usable, assignment.addresses, machine=self.machine, host=observed.host
         )
@@ -176,7 +177,7 @@ class Pass:
                 for move in assignment.moves
             ),
             problems=problems,
-            rejections=declared.loaded.rejections + assignment.rejections,
+            rejections=declared.loaded.rejections + refused,
             notes=self.store.notes,
         )
 
@@ -301,13 +302,35 @@ def takes_away(decided: Plan) -> bool:
     )
 
 
-def without(spec: Spec, assignment: Assignment) -> Spec:
-    """The spec less the containers whose declaration collides with a lease in use."""
-    if not assignment.rejections and not assignment.problems:
+def absent_sysctls(spec: Spec) -> tuple[Rejection, ...]:
+    """Declared sysctls that a fresh namespace does not have, found before anything is made."""
+    names = sorted({name for c in spec.containers.values() for name, _ in c.sysctls})
+    absent = set(rtnl.absent_sysctls(names)) if names else set()
+    if not absent:
+        return ()
+    return tuple(
+        Rejection(
+            place=c.place,
+            path=f"containers.{c.name}.sysctls.{name}",
+            message="a fresh network namespace has no such sysctl (drop it)",
+        )
+        for c in spec.containers.values()
+        for name, _ in c.sysctls
+        if name in absent
+    )
+
+
+def without(spec: Spec, refused: Iterable[Rejection], problems: Iterable[str]) -> Spec:
+    """The spec less the containers that only the kernel could find fault with: they stay as they are."""
+    places = {rejection.place for rejection in refused}
+    gone = set(problems) | {
+        c.name
+        for c in spec.containers.values()
+        if c.place in places or any(i.place in places for i in c.interfaces)
+    }
+    if not gone:
         return spec
-    refused = {r.path.split(".")[1] for r in assignment.rejections if "." in r.path}
-    refused |= set(assignment.problems)
-    kept = {name: c for name, c in spec.containers.items() if name not in refused}
+    kept = {name: c for name, c in spec.containers.items() if name not in gone}
     return msgspec.structs.replace(spec, containers=kept)
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from reconciler.core.model import BITS, Address
 from reconciler.core.names import mac_text
 from reconciler.core.rows import Space
 from reconciler.host.observe import busy_in
@@ -127,7 +126,7 @@ def _interfaces(prospect: Prospect, name: str) -> list[dict[str, Any]]:
             "host_interface": e.host_name,
             "mac": mac_text(e.mac),
             "mtu": e.mtu,
-            "addresses": [str(a) for a in e.addresses if not _local(a.address)],
+            "addresses": [str(a) for a in e.addresses if not a.is_link_local],
         }
         for e in (member.endpoints if member else ())
     ]
@@ -135,14 +134,8 @@ def _interfaces(prospect: Prospect, name: str) -> list[dict[str, Any]]:
 
 def _carried(space: Space, index: int) -> list[str]:
     return [
-        str(a.address)
-        for a in space.addresses
-        if a.index == index and not _local(a.address.address)
+        str(a.address) for a in space.addresses if a.index == index and not a.address.is_link_local
     ]
-
-
-def _local(address: Address) -> bool:
-    return address.version == 6 and address.value >> (BITS[6] - 10) == 0xFE80 >> 6
 
 
 def table(found: dict[str, Any]) -> str:

@@ -235,7 +235,7 @@ def _member(
             routes.append(DesiredRoute(to=route.to, via=route.via, link=interface.name))
         for gateway in network.gateways:
             version = gateway.version
-            own = [a for a in endpoint.addresses if a.version == version and not _is_local(a)]
+            own = [a for a in endpoint.addresses if a.version == version and not a.is_link_local]
             if network.internal or not own:
                 continue
             default = Subnet(version, 0, 0)
@@ -267,10 +267,6 @@ def _member(
         sysctls=tuple(sorted(sysctls.items())),
         place=container.place,
     )
-
-
-def _is_local(address: InterfaceAddress) -> bool:
-    return address.version == 6 and address.value >> 118 == 0xFE80 >> 6
 
 
 def _endpoint(

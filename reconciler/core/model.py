@@ -66,6 +66,11 @@ class InterfaceAddress(NamedTuple):
         return Address(self.version, self.value)
 
     @property
+    def is_link_local(self) -> bool:
+        """Whether it is an IPv6 link-local address (fe80::/10, RFC 4291)."""
+        return self.version == 6 and self.value >> 118 == 0xFE80 >> 6
+
+    @property
     def subnet(self) -> Subnet:
         """The network that this address is in."""
         host = BITS[self.version] - self.prefix

@@ -341,7 +341,7 @@ class WireBundle(Operation, frozen=True, kw_only=True):
     bundle: str
 
     def describe(self) -> str:
-        return f"wire {self.bundle}/config.json"
+        return f"wire {self.bundle}/config.json (it counts from the next start on)"
 
 
 class WriteDns(Operation, frozen=True, kw_only=True):
@@ -397,9 +397,7 @@ def _address(op: Operation, link: str, address: InterfaceAddress, verb: str) -> 
 
 
 def _carried(endpoint: Endpoint) -> str:
-    shown = [
-        str(a) for a in endpoint.addresses if not (a.version == 6 and a.value >> 118 == 0xFE80 >> 6)
-    ]
+    shown = [str(a) for a in endpoint.addresses if not a.is_link_local]
     return f"{endpoint.name} {' '.join(shown) or 'no address'} in {endpoint.network}"
 
 

@@ -49,11 +49,7 @@ def bridge_repairs(bridge: Bridge, link: Link, host: Space, *, used: bool) -> li
 
 
 def _outside(address: InterfaceAddress, subnets: Iterable[Subnet]) -> bool:
-    return not _is_link_local(address) and not any(s.holds(address.address) for s in subnets)
-
-
-def _is_link_local(address: InterfaceAddress) -> bool:
-    return address.version == 6 and address.value >> 118 == 0xFE80 >> 6
+    return not address.is_link_local and not any(s.holds(address.address) for s in subnets)
 
 
 def _differs(seen: str, wanted: str) -> str | None:

@@ -163,11 +163,10 @@ class Batch:
     ) -> None:
         """An address; IPv6 ones are usable at once (no duplicate address detection)."""
         version, value, prefix = address
-        local = version == 6 and value >> 118 == 0xFE80 >> 6
         self._add(
             ("remove address {}" if delete else "add address {}", address), lib.RCN_ADDRESS,
             inside=inside, link=link, remove=delete, family=FAMILY[version], prefix=prefix,
-            address=value.to_bytes(LENGTH[version], "big"), scope=SCOPE_LINK if local else 0,
+            address=value.to_bytes(LENGTH[version], "big"), scope=SCOPE_LINK if address.is_link_local else 0,
         )  # fmt: skip
 
     def route(

@@ -8,6 +8,7 @@ from reconciler.core.errors import ObjectError
 from reconciler.core.observed import FileState
 from reconciler.core.rows import Space
 from reconciler.host import rtnl
+from reconciler.host.files import own_directory
 
 MODE = 0o755
 
@@ -58,15 +59,7 @@ def clear(path: str) -> None:
 
 def prepare(directory: str) -> None:
     """Make the folder and turn it into a shared mount, so that other mount namespaces see its files."""
-    os.makedirs(directory, mode=MODE, exist_ok=True)
-    found = os.stat(directory)
-    if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
-        raise ObjectError(
-            "host",
-            f"use {directory}",
-            "others than root can write to it",
-            f"chown root {directory}; chmod go-w {directory}",
-        )
+    own_directory(directory, MODE)
     code = rtnl.share(directory)
     if code:
         raise ObjectError("host", f"make {directory} a shared mount", os.strerror(code), errno=code)

@@ -11,7 +11,18 @@ from reconciler.host.batch import Batch, Failure, Result
 
 ffi, lib = _rtnl.ffi, _rtnl.lib
 
-__all__ = ["Batch", "Failure", "Result", "bind", "cookie", "scan", "scan_host", "share", "unbind"]
+__all__ = [
+    "Batch",
+    "Failure",
+    "Result",
+    "absent_sysctls",
+    "bind",
+    "cookie",
+    "scan",
+    "scan_host",
+    "share",
+    "unbind",
+]
 
 LINK = struct.Struct("=iIIiiiBB6s16s16sII")
 ADDRESS = struct.Struct("=iI4B16s")
@@ -31,6 +42,14 @@ def scan_host(*, sysctls: Sequence[str] = ()) -> Space:
     if space.error:
         raise OSError(space.error, "the host's links could not be dumped")
     return space
+
+
+def absent_sysctls(names: Sequence[str]) -> list[str]:
+    """Which of these a fresh network namespace does not have."""
+    space = _scan([ffi.new("char[]", b"")], names)[0]
+    if space.error:
+        raise OSError(space.error, "no network namespace could be made")
+    return [name for name, value in zip(names, space.sysctls, strict=True) if value is None]
 
 
 def _scan(paths: list[Any], sysctls: Sequence[str]) -> list[Space]:

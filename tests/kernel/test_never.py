@@ -216,12 +216,27 @@ def test_a_foreign_link_with_a_forged_mark_is_left_alone(bare: PrivateHost) -> N
 def test_one_failing_container_leaves_the_others_alone(bare: PrivateHost) -> None:
     bare.write(
         "a.yaml",
-        NETS + "containers:\n  bad: {interfaces: runc0, sysctls: {net.core.no_such: 1}}\n"
+        NETS
+        + "containers:\n  bad: {interfaces: runc0, sysctls: {net.ipv4.ping_group_range: 9 1 x}}\n"
         "  good: {interfaces: runc0}\n",
     )
     run = bare.reconcile(check=False)
     broken = [o for o in run.report["operations"] if not o["ok"]]
     assert run.code == 1 and [o["object"] for o in broken] == ["container/bad"]
-    assert "net.core.no_such" in broken[0]["error"]
+    assert "net.ipv4.ping_group_range" in broken[0]["error"]
     assert bare.ping("good", "176.10.0.1")
     assert "bad" not in bare.ours()["netns"]
+
+
+def test_a_sysctl_that_no_namespace_has_is_refused_before_anything_is_made(
+    bare: PrivateHost,
+) -> None:
+    text = NETS + "containers:\n  bad: {interfaces: runc0%s}\n  good: {interfaces: runc0}\n"
+    bare.write("a.yaml", text % "")
+    bare.reconcile()
+    path = bare.write("a.yaml", text % ", sysctls: {net.core.rmem_max: 1, net.no.such: 1}")
+    run = bare.reconcile(check=False)
+    assert run.code == 2 and run.changes == []
+    found = [(r["file"], r["line"], r["path"]) for r in run.report["rejected"]]
+    assert (str(path), 3, "containers.bad.sysctls.net.no.such") in found
+    assert bare.ping("bad", "176.10.0.1") and bare.ping("good", "176.10.0.1")
