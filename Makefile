@@ -4,7 +4,7 @@
 
 PACKAGES = runc iproute2 iptables nftables busybox-static gcc libc6-dev python3-venv python3-dev \
 	util-linux iputils-ping procps
-TEST_PACKAGES = clang-format radvd tcpdump crun
+TEST_PACKAGES = radvd tcpdump crun
 PYTHON ?= $(shell for p in python3 /usr/bin/python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV = .venv
@@ -24,7 +24,7 @@ lint: test-setup
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	clang-format --dry-run -Werror $(filter-out _netlink/_rtnl.c,$(C_FILES))
+	$(VENV)/bin/clang-format --dry-run -Werror $(filter-out _netlink/_rtnl.c,$(C_FILES))
 	for file in $(filter %.c,$(filter-out _netlink/_rtnl.c,$(C_FILES))); do \
 		$(CC) $(WARNINGS) -O2 -fsyntax-only -I_netlink $$file || exit 1; done
 

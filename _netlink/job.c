@@ -36,6 +36,7 @@ struct work {
     struct rcn_result *results;
     atomic_uint next;
     atomic_int error;
+    long long deadline_ns; /* until when names and numbers of dying links are waited for */
 };
 
 struct worker {
@@ -154,14 +155,12 @@ static int fail(struct rcn_result *result, uint32_t step, int error)
 static int make_veth(struct worker *w, const struct rcn_step *step, uint32_t number,
                      struct rcn_result *result)
 {
-    long long deadline = now_ns() + RETRY_NS;
-
     for (;;) {
         int added = rcn_step_messages(&w->buffer, step, step->index, w->netns);
         for (int i = 0; i < added; i++)
             w->owner[w->messages++] = number;
         int error = flush(w, false, result);
-        if ((error != -EEXIST && error != -EBUSY) || now_ns() > deadline)
+        if ((error != -EEXIST && error != -EBUSY) || now_ns() > w->work->deadline_ns)
             return error;
         result->error = 0;
         result->text[0] = 0;
@@ -312,6 +311,7 @@ int rcn_run(const struct rcn_job *jobs, uint32_t n_jobs, const struct rcn_step *
     pthread_t ids[MAX_THREADS];
     uint32_t started = 0;
 
+    work.deadline_ns = now_ns() + RETRY_NS;
     if (threads < 1)
         threads = 1;
     if (threads > MAX_THREADS)

@@ -249,11 +249,15 @@ class Pass:
             run(kernel.perform(decided.last))
         return outcomes
 
-    def prune(self, observed: Observed) -> None:
-        """Strike out of the record what is no more: it went with a kill, or by somebody's hand."""
+    def prune(self, spec: Spec, observed: Observed) -> None:
+        """Strike out of the record what is no more: it went with a kill, or by somebody's hand.
+
+        Not what is declared: it may stand in another netns dir, which this run was not given.
+        """
         links = {link.index for link in observed.host.links}
+        kept = observed.containers.keys() | spec.containers.keys()
         self.record.forget(
-            containers=[n for n in self.record.spaces() if n not in observed.containers],
+            containers=[n for n in self.record.spaces() if n not in kept],
             ends=[index for index in self.record.ends() if index not in links],
         )
 
@@ -393,7 +397,7 @@ def reconcile(
             old = store.book()
             prospect = one.prospect()
             one.keep_books(prospect, old)
-        one.prune(prospect.observed)
+        one.prune(prospect.spec, prospect.observed)
         total = len(prospect.operations)
         one.progress = begin(total)
         outcomes = one.carry_out(prospect)

@@ -122,6 +122,7 @@ class Kernel:
                     continue
                 made.append(op)
                 ends.update(self._container(batch, op.member))
+            before = self.record.spaces()
             self.record.note_spaces({op.member.name: 0 for op in made})
             self.record.note_ends(ends)
             results = batch.run() if made else []
@@ -134,8 +135,10 @@ class Kernel:
             )
             failed = {op.member.name for op, r in zip(made, results, strict=True) if r.failures}
             if failed:
+                # What stood in the way may be the container itself, bound in another netns dir.
+                self.record.note_spaces({n: before[n] for n in failed if n in before})
                 self.record.forget(
-                    containers=sorted(failed),
+                    containers=sorted(failed - before.keys()),
                     ends=[i for i, end in ends.items() if end[1] in failed],
                 )
             yield from outcomes
@@ -350,7 +353,11 @@ def failure_text(result: Result) -> str:
     """What failed, in the words of the step and of the kernel."""
     failure = result.failures[0]
     cause = failure.text or os.strerror(failure.errno)
-    return f"{failure.action}: {cause} ({_errno_name(failure.errno)})"
+    text = f"{failure.action}: {cause} ({_errno_name(failure.errno)})"
+    if failure.errno == errno.EEXIST and failure.action.startswith("add veth"):
+        name = failure.action.split()[2]
+        text += f"; something still holds its old namespace (find it, or `ip link del {name}`)"
+    return text
 
 
 def _errno_name(code: int) -> str:

@@ -240,3 +240,14 @@ def test_a_sysctl_that_no_namespace_has_is_refused_before_anything_is_made(
     found = [(r["file"], r["line"], r["path"]) for r in run.report["rejected"]]
     assert (str(path), 3, "containers.bad.sysctls.net.no.such") in found
     assert bare.ping("bad", "176.10.0.1") and bare.ping("good", "176.10.0.1")
+
+
+def test_a_run_with_another_netns_dir_forgets_nobody(bare: PrivateHost) -> None:
+    bare.write("a.yaml", NETS + "containers: {a: {interfaces: runc0}, b: {mode: none}}\n")
+    bare.reconcile()
+    run = bare.reconcile("--once", "--netns-dir", "/run/elsewhere", check=False)
+    assert run.code == 1 and "still holds its old namespace" in run.out
+    bare.reconcile("--once", check=False)
+    assert bare.ping("a", "176.10.0.1")
+    status = bare.runcnet("status", "--json", check=False).report
+    assert {c["name"]: c["state"] for c in status["containers"]}["a"] == "ok"
