@@ -17,7 +17,8 @@ from reconciler.host.record import Record
 
 BATCH = 256
 """Containers made in one trip through C; a signal is heard between two trips."""
-REAP_S = 10.0
+STALL_S = 3.0
+"""How long the kernel may reap nothing before a namespace counts as held by somebody."""
 
 
 class Outcome(NamedTuple):
@@ -80,20 +81,27 @@ class Kernel:
                 yield Outcome(op, error)
 
     def _reap(self, ends: dict[ops.RemoveContainer, tuple[int, ...]]) -> dict[Operation, str]:
-        """Wait for host ends to go with their namespaces; delete those that something keeps."""
+        """Wait for host ends to go with their namespaces; answers with the ops that left some.
+
+        Where the path was gone before, nothing will reap the ends, and with force nothing is waited
+        for: these are deleted. Else whoever came into the namespace meanwhile keeps them.
+        """
         failed: dict[Operation, str] = {}
-        deadline = time.monotonic() + REAP_S
-        # Where the path was already gone nothing will reap the ends: they are deleted at once.
         waiting = {i for op, indexes in ends.items() if op.path and not op.forced for i in indexes}
-        while waiting:
-            waiting &= {link.index for link in rtnl.scan_host().links}
-            if not waiting or time.monotonic() > deadline:
-                break
-            time.sleep(0.01)
+        deadline = time.monotonic() + STALL_S
+        while waiting and time.monotonic() < deadline:
+            left = waiting & {link.index for link in rtnl.scan_host().links}
+            if left != waiting:
+                deadline = time.monotonic() + STALL_S
+            waiting = left
+            time.sleep(0.01 if left else 0)
         standing = {link.index for link in rtnl.scan_host().links}
         batch = Batch()
         jobs: list[Operation] = []
         for op, indexes in ends.items():
+            if waiting.intersection(indexes):
+                failed[op] = "something still lives in its namespace (the next pass looks again)"
+                continue
             for index in indexes:
                 if index in standing:
                     batch.host()

@@ -55,6 +55,9 @@ def write(run_dir: str, name: str, wanted: dict[str, str]) -> str | None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
                 opened = os.open(file, flags, 0o644, dir_fd=fd)
                 with open(opened, "wb") as out:
+                    os.fchmod(
+                        opened, 0o644
+                    )  # whatever the umask: every user of the container reads it
                     out.truncate(0)
                     out.write(text.encode())
     except OSError as error:

@@ -251,3 +251,17 @@ def test_a_run_with_another_netns_dir_forgets_nobody(bare: PrivateHost) -> None:
     assert bare.ping("a", "176.10.0.1")
     status = bare.runcnet("status", "--json", check=False).report
     assert {c["name"]: c["state"] for c in status["containers"]}["a"] == "ok"
+
+
+def test_a_namespace_that_somebody_holds_keeps_its_link_for_a_pass(bare: PrivateHost) -> None:
+    bare.write("a.yaml", NETS + "containers: {a: {interfaces: runc0}, b: {mode: none}}\n")
+    bare.reconcile()
+    holder = bare.start("sh", "-c", "exec 9</run/netns/a; echo ready; exec sleep infinity")
+    assert holder.stdout and holder.stdout.readline() == "ready\n"
+    bare.write("a.yaml", NETS + "containers: {b: {mode: none}}\n")
+    run = bare.reconcile(check=False)
+    assert run.code == 1 and "still lives" in run.out
+    assert len(bare.ours()["links"]) == 2
+    bare.reconcile()
+    assert len(bare.ours()["links"]) == 1
+    assert bare.reconcile().changes == []
