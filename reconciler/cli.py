@@ -133,10 +133,13 @@ def _pass(options: argparse.Namespace, *, dry: bool, only: frozenset[str] | None
     from reconciler.reconcile import reconcile
 
     terminal = _terminal(options)
-    with _stoppable() as stop:
-        report = reconcile(
-            _settings(options), dry_run=dry, only=only, stop=stop, begin=terminal.progress
-        )
+    try:
+        with _stoppable() as stop:
+            report = reconcile(
+                _settings(options), dry_run=dry, only=only, stop=stop, begin=terminal.progress
+            )
+    finally:
+        terminal.finish()
     if options.json:
         for rejection in report.rejections:
             terminal.log("error", str(rejection))

@@ -23,6 +23,8 @@ class Terminal:
         self.log_format = log_format
         self.verbosity = verbosity
         self.quiet = quiet
+        self.finish: Callable[[], None] = lambda: None
+        """Takes a progress bar away; to be called when the work is over, however it ended."""
         self.colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
     def paint(self, text: str, colour: str) -> str:
@@ -68,13 +70,5 @@ class Terminal:
         bar = Progress(console=Console(stderr=True), transient=True)
         task = bar.add_task("applying", total=total)
         bar.start()
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            bar.update(task, completed=done)
-            if done >= total:
-                bar.stop()
-
-        return advance
+        self.finish = bar.stop
+        return lambda count: bar.advance(task, count)
