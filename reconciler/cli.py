@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _limit(text: str) -> str:
-    from reconciler.core.plan import removal_limit
+    from reconciler.core.limits import removal_limit
 
     try:
         removal_limit(text, 0)

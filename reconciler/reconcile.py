@@ -10,12 +10,13 @@ import msgspec
 from reconciler.attachment import Attachments
 from reconciler.core import ops
 from reconciler.core.desired import Desired, desired_state
-from reconciler.core.leases import Assignment, Book, Key, assign
-from reconciler.core.model import PROTOCOL, Address, Rejection, Spec
+from reconciler.core.leases import Assignment, Book, assign
+from reconciler.core.model import Rejection, Spec
 from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
 from reconciler.core.plan import Held, Options, Plan, Scene, plan
 from reconciler.core.report import Done, Report
+from reconciler.core.standing import standing_addresses, without
 from reconciler.host import lock, netns, rtnl
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.machine import machine_id
@@ -258,7 +259,12 @@ class Pass:
         kept = observed.containers.keys() | spec.containers.keys()
         self.record.forget(
             containers=[n for n in self.record.spaces() if n not in kept],
-            ends=[index for index in self.record.ends() if index not in links],
+            # A deleted end of a container that stands says that it had one.
+            ends=[
+                index
+                for index, (_, container, _) in self.record.ends().items()
+                if index not in links and container not in observed.containers
+            ],
         )
 
     def keep_books(self, prospect: Prospect, old: Book) -> None:
@@ -322,37 +328,6 @@ def absent_sysctls(spec: Spec) -> tuple[Rejection, ...]:
         for name, _ in c.sysctls
         if name in absent
     )
-
-
-def without(spec: Spec, refused: Iterable[Rejection], problems: Iterable[str]) -> Spec:
-    """The spec less the containers that only the kernel could find fault with: they stay as they are."""
-    places = {rejection.place for rejection in refused}
-    gone = set(problems) | {
-        c.name
-        for c in spec.containers.values()
-        if c.place in places or any(i.place in places for i in c.interfaces)
-    }
-    if not gone:
-        return spec
-    kept = {name: c for name, c in spec.containers.items() if name not in gone}
-    return msgspec.structs.replace(spec, containers=kept)
-
-
-def standing_addresses(observed: Observed) -> dict[Key, Address]:
-    """The addresses that containers of ours carry, by interface and IP version."""
-    result: dict[Key, Address] = {}
-    for seen in observed.containers.values():
-        if seen.space is None:
-            continue
-        by_index: dict[int, list[Address]] = {}
-        for row in seen.space.addresses:
-            if row.protocol == PROTOCOL and row.scope == 0:
-                by_index.setdefault(row.index, []).append(row.address.address)
-        for end in seen.ends:
-            for address in by_index.get(end.inner.index, ()) if end.inner else ():
-                key = Key(seen.name, end.network, end.name, address.version)
-                result.setdefault(key, address)
-    return result
 
 
 @contextlib.contextmanager

@@ -58,6 +58,8 @@ class SeenContainer(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     """Where its namespace can be entered: its path, or `/proc/PID/ns/net`; empty: nowhere."""
     ends: tuple[SeenEnd, ...]
+    networked: bool
+    """Whether it was made with interfaces, also where somebody has deleted them all since."""
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +136,7 @@ def observe_owned(
             found[name] = ("", source, space)
             bound.add(space.cookie)
     containers = {}
+    noted = {container for _, container, _ in witness.ends.values()}
     for name in sorted({*found, *ends}):
         file, source, seen = found.get(name, ("", "", None))
         containers[name] = SeenContainer(
@@ -142,6 +145,7 @@ def observe_owned(
             space=seen,
             source=source,
             ends=tuple(_with_inner(mark, link, seen) for mark, link in ends.get(name, [])),
+            networked=name in ends or name in noted or not witness.present,
         )
     bridges, twice = _bridges(host, witness)
     return Observed(

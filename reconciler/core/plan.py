@@ -7,13 +7,11 @@ import msgspec
 from reconciler.core import ops
 from reconciler.core.desired import Bridge, Desired, Member
 from reconciler.core.forwarding import host_sysctls
+from reconciler.core.limits import removal_limit
 from reconciler.core.observed import FileState, Observed, SeenContainer
 from reconciler.core.ops import Operation
 from reconciler.core.overlap import overlap_with_host
 from reconciler.core.repair import Group, bridge_repairs, container_repairs
-
-FREE_REMOVALS = 3
-PROTOCOL_KERNEL = 2
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,6 +233,8 @@ class _Planner:
             why = f"its netns file is to be {member.netns}"
         elif seen.ends and not member.endpoints:
             why = "its mode is now none"
+        elif member.endpoints and not seen.networked:
+            why = "its mode is now network"
         else:
             return
         self.leaving[member.name] = self.replace(seen, why)
@@ -368,21 +368,6 @@ def _pids(pids: Sequence[int]) -> str:
     shown = ", ".join(str(p) for p in pids[:3])
     more = f" and {len(pids) - 3} more" if len(pids) > 3 else ""
     return f"pid {shown}{more}" if len(pids) == 1 else f"pids {shown}{more}"
-
-
-def removal_limit(text: str, owned: int) -> int:
-    """How many of `owned` objects one pass may remove. Raises ValueError where `text` is no limit."""
-    if text == "all":
-        return owned
-    if text.endswith("%"):
-        share = int(text[:-1])
-        if not 0 <= share <= 100:
-            raise ValueError(f"{text} is no share")
-        return max(FREE_REMOVALS, owned * share // 100)
-    number = int(text)
-    if number < 0:
-        raise ValueError(f"{text} is no number of removals")
-    return number
 
 
 def plan(

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from reconciler.core import ops
 from reconciler.core.desired import Desired, desired_state
 from reconciler.core.leases import Book, assign
+from reconciler.core.limits import removal_limit
 from reconciler.core.model import Address, InterfaceAddress, Spec, parse_subnet
 from reconciler.core.names import host_interface, member_mac, parse_alias
 from reconciler.core.observed import Witness
-from reconciler.core.plan import Options, Plan, Scene, plan, removal_limit
+from reconciler.core.plan import Options, Plan, Scene, plan
 from reconciler.core.rows import LinkAddress, RouteRow, RuleRow
 from tests.core.documents import loaded
 from tests.core.simulated import Kernel, Room, new_link

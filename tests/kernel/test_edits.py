@@ -204,3 +204,19 @@ def test_containers_trade_their_netns_files(bare: PrivateHost) -> None:
     assert bare.reconcile().report["converged"]
     assert bare.link("lo", "x")["ifalias"] == "runcnet:b"
     assert bare.reconcile().changes == []
+
+
+def test_a_container_without_interfaces_gets_some_once_it_is_not_in_use(bare: PrivateHost) -> None:
+    net = "networks: {n: {subnets: 10.9.0.0/24}}\n"
+    bare.write("a.yaml", net + "containers: {a: {mode: none}}\n")
+    bare.reconcile()
+    bare.write("a.yaml", net + "containers: {a: {interfaces: n}}\n")
+    with bare.process("a"):
+        run = bare.reconcile(check=False)
+        assert run.report["held_back"][0]["reason"].startswith("its mode is now network")
+    bare.reconcile()
+    with bare.process("a"):
+        bare.sh("ip -n a link del eth0")
+        assert bare.reconcile().report["converged"], "a deleted veth is drift, no change of mode"
+    assert bare.addresses("eth0", "a") == ["10.9.0.2/24"]
+    assert bare.reconcile().changes == []

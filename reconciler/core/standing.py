@@ -1,0 +1,40 @@
+"""What stands in the kernel, as the rest of the core needs it: addresses to keep, specs to spare."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from reconciler.core.leases import Key
+from reconciler.core.model import PROTOCOL, Address, Rejection, Spec
+from reconciler.core.observed import Observed
+
+
+def standing_addresses(observed: Observed) -> dict[Key, Address]:
+    """The addresses that containers of ours carry, by interface and IP version."""
+    result: dict[Key, Address] = {}
+    for seen in observed.containers.values():
+        if seen.space is None:
+            continue
+        by_index: dict[int, list[Address]] = {}
+        for row in seen.space.addresses:
+            if row.protocol == PROTOCOL and row.scope == 0:
+                by_index.setdefault(row.index, []).append(row.address.address)
+        for end in seen.ends:
+            for address in by_index.get(end.inner.index, ()) if end.inner else ():
+                key = Key(seen.name, end.network, end.name, address.version)
+                result.setdefault(key, address)
+    return result
+
+
+def without(spec: Spec, refused: Iterable[Rejection], problems: Iterable[str]) -> Spec:
+    """The spec less the containers that only the kernel could find fault with: they stay as they are."""
+    places = {rejection.place for rejection in refused}
+    gone = set(problems) | {
+        c.name
+        for c in spec.containers.values()
+        if c.place in places or any(i.place in places for i in c.interfaces)
+    }
+    if not gone:
+        return spec
+    kept = {name: c for name, c in spec.containers.items() if name not in gone}
+    return msgspec.structs.replace(spec, containers=kept)
