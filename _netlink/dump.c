@@ -7,6 +7,7 @@
 #include <linux/fib_rules.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
+#include <linux/neighbour.h>
 #include <net/if_arp.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -99,6 +100,9 @@ static int read_link(struct rcn_scan *scan, struct rcn_space *space, const char 
             break;
         case IFLA_LINK:
             link->peer = (int32_t)rcn_u32(&one);
+            break;
+        case IFLA_GROUP:
+            link->group = rcn_u32(&one);
             break;
         case IFLA_LINK_NETNSID:
             link->peer_nsid = (int32_t)rcn_u32(&one);
@@ -266,6 +270,43 @@ static int read_rule(struct rcn_scan *scan, struct rcn_space *space, const char 
     return 0;
 }
 
+static int read_neighbour(struct rcn_scan *scan, struct rcn_space *space, const char *data,
+                          size_t size)
+{
+    struct ndmsg message;
+    struct rcn_neighbour found;
+    struct rcn_attribute one;
+    uint8_t protocol = 0;
+
+    if (size < sizeof message)
+        return -EBADMSG;
+    memcpy(&message, data, sizeof message);
+    if (!(message.ndm_state & NUD_PERMANENT) || message.ndm_flags & NTF_PROXY ||
+        (message.ndm_family != AF_INET && message.ndm_family != AF_INET6))
+        return 0;
+    memset(&found, 0, sizeof found);
+    found.index = message.ndm_ifindex;
+    found.family = message.ndm_family;
+    struct rcn_attributes all = {data + NLMSG_ALIGN(sizeof message),
+                                 size - NLMSG_ALIGN(sizeof message)};
+    while (rcn_next(&all, &one)) {
+        if (one.type == NDA_DST)
+            rcn_copy(found.address, sizeof found.address, &one);
+        else if (one.type == NDA_LLADDR)
+            rcn_copy(found.mac, sizeof found.mac, &one);
+        else if (one.type == NDA_PROTOCOL)
+            protocol = rcn_u8(&one);
+    }
+    if (protocol != RCN_PROTOCOL)
+        return 0;
+    struct rcn_neighbour *row = rcn_grow(scan, RCN_NEIGHBOURS, sizeof *row);
+    if (!row)
+        return -ENOMEM;
+    space->n_neighbours++;
+    *row = found;
+    return 0;
+}
+
 int rcn_scan_parse(struct rcn_scan *scan, struct rcn_space *space, const char *data, size_t size,
                    uint32_t sequence)
 {
@@ -301,6 +342,8 @@ int rcn_scan_parse(struct rcn_scan *scan, struct rcn_space *space, const char *d
                 error = read_route(scan, space, body, length);
             else if (header.nlmsg_type == RTM_NEWRULE)
                 error = read_rule(scan, space, body, length);
+            else if (header.nlmsg_type == RTM_NEWNEIGH)
+                error = read_neighbour(scan, space, body, length);
             if (error)
                 return error;
         }

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define RCN_BUFFER 65536
+#define RCN_PROTOCOL 0x72 /* on all that the kernel lets us sign */
 
 struct rcn_buffer {
     size_t used;

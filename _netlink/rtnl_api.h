@@ -33,7 +33,8 @@ enum rcn_set {
     RCN_SET_DOWN = 32,
     RCN_SET_ALIAS = 64,
     RCN_SET_GEN_MODE = 128,
-    RCN_SET_ISOLATED = 256
+    RCN_SET_ISOLATED = 256,
+    RCN_SET_GROUP = 512
 };
 
 struct rcn_job {
@@ -54,12 +55,12 @@ struct rcn_step {
     uint8_t scope;
     uint8_t has_via;
     uint8_t has_source;
-    int32_t index; /* of the link; 0: looked up by `link` */
-    int32_t other; /* master, or the number of a veth's inner end */
-    uint32_t mtu;  /* bytes */
-    uint32_t table;
-    uint32_t priority;
-    uint32_t set; /* enum rcn_set */
+    int32_t index;     /* of the link; 0: looked up by `link` */
+    int32_t other;     /* master; 0: none */
+    uint32_t mtu;      /* bytes */
+    uint32_t table;    /* of a route or rule; the device group of a link */
+    uint32_t priority; /* of a route or rule; the number of a veth's inner end */
+    uint32_t set;      /* enum rcn_set */
     uint8_t gen_mode;
     uint8_t isolated;
     uint8_t mac[6];
@@ -80,8 +81,20 @@ struct rcn_result {
     char text[128];  /* the kernel's own words, or empty */
 };
 
+/* Carry the jobs out, in order. Where several namespaces are made, a second thread makes them
+ * ahead, with those first steps of their jobs that are all inside. */
 int rcn_run(const struct rcn_job *jobs, uint32_t n_jobs, const struct rcn_step *steps,
-            struct rcn_result *results, uint32_t threads);
+            struct rcn_result *results);
+
+/* What a scan asks for. */
+enum rcn_what {
+    RCN_WHAT_LINKS = 1,
+    RCN_WHAT_ADDRESSES = 2,
+    RCN_WHAT_ROUTES = 4,
+    RCN_WHAT_RULES = 8,
+    RCN_WHAT_NEIGHBOURS = 16,
+    RCN_WHAT_ALL = 31
+};
 
 struct rcn_link {
     int32_t index;
@@ -90,6 +103,7 @@ struct rcn_link {
     int32_t master;
     int32_t peer;
     int32_t peer_nsid;
+    uint32_t group;
     uint8_t gen_mode;
     uint8_t isolated;
     uint8_t mac[6];
@@ -136,14 +150,25 @@ struct rcn_rule {
     uint8_t source[16];
 };
 
+/* Permanent entries that carry our protocol number, only. */
+struct rcn_neighbour {
+    int32_t index;
+    uint8_t family;
+    uint8_t unused;
+    uint8_t mac[6];
+    uint8_t address[16];
+};
+
 struct rcn_space {
     uint64_t cookie;
     uint64_t inode;
-    int32_t error; /* a positive errno; 0: read whole */
+    uint64_t digest; /* of all that was read: equal digests, equal rows */
+    int32_t error;   /* a positive errno; 0: read whole */
     uint32_t n_links;
     uint32_t n_addresses;
     uint32_t n_routes;
     uint32_t n_rules;
+    uint32_t n_neighbours;
     uint32_t sysctls; /* offset in the heap: one text a name, each behind '+', or '-' where absent,
                          NUL-ended */
 };
@@ -152,16 +177,17 @@ struct rcn_space {
 struct rcn_scan {
     struct rcn_space *spaces;
     uint32_t n_spaces;
-    char *rows[5];  /* links, addresses, routes, rules, heap */
-    size_t used[5]; /* bytes */
-    size_t room[5];
+    char *rows[6];  /* links, addresses, routes, rules, neighbours, heap */
+    size_t used[6]; /* bytes */
+    size_t room[6];
 };
 
-/* Dump the namespaces at `paths`; a NULL path is the caller's own, an empty one a fresh
- * namespace that nobody sees. To be freed by rcn_scan_free,
- * also after an error. */
+/* Dump `what` of the namespaces at `paths`; a NULL path is the caller's own, an empty one a fresh
+ * namespace that nobody sees. Of neighbours, the caller's own are all dumped, elsewhere only the
+ * gateways looked up to which a link route of ours leads: one table serves all namespaces of a
+ * kernel, and each dump walks it whole. To be freed by rcn_scan_free, also after an error. */
 int rcn_scan_run(const char *const *paths, uint32_t n_paths, const char *const *sysctls,
-                 uint32_t n_sysctls, struct rcn_scan *scan);
+                 uint32_t n_sysctls, uint32_t what, struct rcn_scan *scan);
 void rcn_scan_free(struct rcn_scan *scan);
 
 /* Read one netlink datagram of a dump into the scan; what the fuzzer calls. Answers 1 where the

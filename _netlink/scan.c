@@ -1,5 +1,5 @@
-/* Dumps: links, addresses, routes and rules of the caller's namespace and of any number of others.
- */
+/* Dumps: links, addresses, routes, rules and neighbours of the caller's namespace and of any number
+ * of others. */
 #define _GNU_SOURCE
 #include "scan.h"
 #include "rtnl_api.h"
@@ -10,6 +10,7 @@
 #include <linux/fib_rules.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
+#include <linux/neighbour.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -30,6 +31,7 @@ static int ask(int fd, uint16_t type, uint32_t sequence)
             struct ifaddrmsg address;
             struct rtmsg route;
             struct fib_rule_hdr rule;
+            struct ndmsg neighbour;
             char room[32];
         } body;
     } request;
@@ -47,6 +49,8 @@ static int ask(int fd, uint16_t type, uint32_t sequence)
         size = sizeof(struct ifaddrmsg);
     } else if (type == RTM_GETRULE) {
         size = sizeof(struct fib_rule_hdr);
+    } else if (type == RTM_GETNEIGH) {
+        size = sizeof(struct ndmsg);
     }
     request.header.nlmsg_len = (uint32_t)NLMSG_LENGTH(size);
     request.header.nlmsg_type = type;
@@ -78,7 +82,7 @@ static int dump(struct rcn_scan *scan, struct rcn_space *space, int fd, uint16_t
                 uint32_t *sequence, char *buffer)
 {
     struct rcn_space before = *space;
-    size_t used[5];
+    size_t used[6];
     int error = 0;
 
     memcpy(used, scan->used, sizeof used);
@@ -117,11 +121,92 @@ static int read_sysctls(struct rcn_scan *scan, struct rcn_space *space, struct r
     return 0;
 }
 
+/* The neighbours behind link routes of ours, one question each. What is not there is no error. */
+static int read_gateways(struct rcn_scan *scan, struct rcn_space *space, int fd, uint32_t *sequence,
+                         char *buffer)
+{
+    size_t size = sizeof(struct rcn_route);
+    size_t first = scan->used[RCN_ROUTES] - space->n_routes * size;
+
+    for (uint32_t i = 0; i < space->n_routes; i++) {
+        struct rcn_route route;
+        memcpy(&route, scan->rows[RCN_ROUTES] + first + i * size, sizeof route);
+        size_t width = route.family == AF_INET6 ? 16 : 4;
+        if (route.has_via || route.protocol != RCN_PROTOCOL || route.prefix != width * 8)
+            continue;
+        struct {
+            struct nlmsghdr header;
+            struct ndmsg neighbour;
+            struct rtattr attribute;
+            uint8_t address[16];
+        } request;
+        memset(&request, 0, sizeof request);
+        request.header.nlmsg_len =
+            (uint32_t)(NLMSG_LENGTH(sizeof(struct ndmsg)) + RTA_LENGTH(width));
+        request.header.nlmsg_type = RTM_GETNEIGH;
+        request.header.nlmsg_flags = NLM_F_REQUEST;
+        request.header.nlmsg_seq = ++*sequence;
+        request.neighbour.ndm_family = route.family;
+        request.neighbour.ndm_ifindex = route.index;
+        request.attribute.rta_type = NDA_DST;
+        request.attribute.rta_len = (uint16_t)RTA_LENGTH(width);
+        memcpy(request.address, route.to, width);
+        if (send(fd, &request, request.header.nlmsg_len, 0) < 0)
+            return -errno;
+        ssize_t got;
+        do
+            got = recv(fd, buffer, RECEIVE, 0);
+        while (got < 0 && errno == EINTR);
+        if (got < 0)
+            return -errno;
+        int error = rcn_scan_parse(scan, space, buffer, (size_t)got, *sequence);
+        if (error < 0 && error != -ENOENT && error != -ENODEV)
+            return error;
+    }
+    return 0;
+}
+
+static uint64_t mix(uint64_t digest, const char *data, size_t size)
+{
+    while (size) {
+        uint64_t word = 0;
+        size_t part = size < sizeof word ? size : sizeof word;
+        memcpy(&word, data, part);
+        digest = (digest ^ word) * 0x9E3779B97F4A7C15ULL;
+        digest ^= digest >> 29;
+        data += part;
+        size -= part;
+    }
+    return digest;
+}
+
+/* What the rows of one space say, as a number. Places in the heap are left out. */
+static uint64_t digest_of(const struct rcn_scan *scan, const struct rcn_space *space,
+                          const size_t before[6])
+{
+    uint64_t digest = space->cookie;
+
+    for (uint32_t i = 0; i < space->n_links; i++) {
+        struct rcn_link link;
+        memcpy(&link, scan->rows[RCN_LINKS] + before[RCN_LINKS] + i * sizeof link, sizeof link);
+        link.alias = 0;
+        digest = mix(digest, (const char *)&link, sizeof link);
+    }
+    for (int which = RCN_ADDRESSES; which <= RCN_HEAP; which++) {
+        size_t size = scan->used[which] - before[which];
+        digest = mix(digest, (const char *)&size, sizeof size);
+        if (size)
+            digest = mix(digest, scan->rows[which] + before[which], size);
+    }
+    return digest;
+}
+
 struct scanning {
     const char *const *paths;
     uint32_t n_paths;
     const char *const *sysctls;
     uint32_t n_sysctls;
+    uint32_t what;
     struct rcn_scan *scan;
     int error;
 };
@@ -155,10 +240,15 @@ static int scan_space(const struct scanning *all, struct rcn_space *space, const
         return fd;
     space->cookie = rcn_socket_cookie(fd);
     for (size_t i = 0; !error && i < sizeof types / sizeof *types; i++) {
+        if (!(all->what & 1U << i))
+            continue;
         error = dump(all->scan, space, fd, types[i], &sequence, buffer);
         if (error == -EOPNOTSUPP) /* a kernel without policy rules */
             error = 0;
     }
+    if (!error && all->what & RCN_WHAT_NEIGHBOURS)
+        error = own ? dump(all->scan, space, fd, RTM_GETNEIGH, &sequence, buffer)
+                    : read_gateways(all->scan, space, fd, &sequence, buffer);
     close(fd);
     if (!error && all->n_sysctls)
         error = read_sysctls(all->scan, space, proc, all->sysctls, all->n_sysctls);
@@ -177,9 +267,11 @@ static void *scan_all(void *argument)
     }
     for (uint32_t i = 0; i < all->n_paths; i++) {
         struct rcn_space *space = &all->scan->spaces[i];
-        size_t used[5];
+        size_t used[6];
         memcpy(used, all->scan->used, sizeof used);
         int error = scan_space(all, space, all->paths[i], &proc, buffer);
+        if (!error)
+            space->digest = digest_of(all->scan, space, used);
         if (error) {
             memset(space, 0, sizeof *space);
             memcpy(all->scan->used, used, sizeof used);
@@ -192,9 +284,9 @@ static void *scan_all(void *argument)
 }
 
 int rcn_scan_run(const char *const *paths, uint32_t n_paths, const char *const *sysctls,
-                 uint32_t n_sysctls, struct rcn_scan *scan)
+                 uint32_t n_sysctls, uint32_t what, struct rcn_scan *scan)
 {
-    struct scanning all = {paths, n_paths, sysctls, n_sysctls, scan, 0};
+    struct scanning all = {paths, n_paths, sysctls, n_sysctls, what, scan, 0};
     pthread_t id;
 
     memset(scan, 0, sizeof *scan);
@@ -212,7 +304,7 @@ int rcn_scan_run(const char *const *paths, uint32_t n_paths, const char *const *
 void rcn_scan_free(struct rcn_scan *scan)
 {
     free(scan->spaces);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 6; i++)
         free(scan->rows[i]);
     memset(scan, 0, sizeof *scan);
 }

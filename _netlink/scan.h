@@ -4,7 +4,7 @@
 
 #include "rtnl_api.h"
 
-enum { RCN_LINKS, RCN_ADDRESSES, RCN_ROUTES, RCN_RULES, RCN_HEAP };
+enum { RCN_LINKS, RCN_ADDRESSES, RCN_ROUTES, RCN_RULES, RCN_NEIGHBOURS, RCN_HEAP };
 
 /* Room for `size` zeroed bytes at the end of a row array, or NULL. */
 void *rcn_grow(struct rcn_scan *scan, int which, size_t size);

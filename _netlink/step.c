@@ -10,7 +10,6 @@
 #include <net/if.h>
 #include <sys/socket.h>
 
-#define PROTOCOL 0x72 /* on all that the kernel lets us sign */
 #ifndef IFA_PROTO
 #define IFA_PROTO 11
 #endif
@@ -78,6 +77,8 @@ static int veth(struct rcn_buffer *buffer, const struct rcn_step *step, int netn
     put_end(buffer, step->link, step->mac, step->mtu);
     if (step->other)
         rcn_put_u32(buffer, IFLA_MASTER, (uint32_t)step->other);
+    if (step->table)
+        rcn_put_u32(buffer, IFLA_GROUP, step->table);
     struct rtattr *info = rcn_nest(buffer, IFLA_LINKINFO);
     rcn_put_text(buffer, IFLA_INFO_KIND, "veth");
     struct rtattr *data = rcn_nest(buffer, IFLA_INFO_DATA);
@@ -129,6 +130,8 @@ static int set_link(struct rcn_buffer *buffer, const struct rcn_step *step, int 
         rcn_put_u32(buffer, IFLA_MTU, step->mtu);
     if (step->set & RCN_SET_MASTER)
         rcn_put_u32(buffer, IFLA_MASTER, (uint32_t)step->other);
+    if (step->set & RCN_SET_GROUP)
+        rcn_put_u32(buffer, IFLA_GROUP, step->table);
     if (step->set & RCN_SET_ALIAS)
         rcn_put_text(buffer, IFLA_IFALIAS, step->text);
     if (step->set & RCN_SET_GEN_MODE)
@@ -156,7 +159,7 @@ static int address(struct rcn_buffer *buffer, const struct rcn_step *step, int i
     rcn_put(buffer, IFA_ADDRESS, step->address, address_size(step));
     if (step->remove)
         return 1;
-    rcn_put_u8(buffer, IFA_PROTO, PROTOCOL);
+    rcn_put_u8(buffer, IFA_PROTO, RCN_PROTOCOL);
     if (step->family == AF_INET && step->prefix < 31) {
         uint8_t broadcast[4];
         for (unsigned i = 0; i < 4; i++) {
@@ -179,7 +182,7 @@ static int route(struct rcn_buffer *buffer, const struct rcn_step *step, int ind
         message->rtm_family = step->family;
         message->rtm_dst_len = step->prefix;
         message->rtm_table = step->table < 256 ? (uint8_t)step->table : RT_TABLE_UNSPEC;
-        message->rtm_protocol = PROTOCOL;
+        message->rtm_protocol = RCN_PROTOCOL;
         message->rtm_scope = step->scope;
         message->rtm_type = RTN_UNICAST;
     }
@@ -212,7 +215,7 @@ static int rule(struct rcn_buffer *buffer, const struct rcn_step *step)
     rcn_put(buffer, FRA_SRC, step->address, address_size(step));
     rcn_put_u32(buffer, FRA_TABLE, step->table);
     rcn_put_u32(buffer, FRA_PRIORITY, step->priority);
-    rcn_put_u8(buffer, FRA_PROTOCOL, PROTOCOL);
+    rcn_put_u8(buffer, FRA_PROTOCOL, RCN_PROTOCOL);
     return 1;
 }
 
@@ -229,7 +232,7 @@ static int neighbour(struct rcn_buffer *buffer, const struct rcn_step *step, int
     }
     rcn_put(buffer, NDA_DST, step->address, address_size(step));
     rcn_put(buffer, NDA_LLADDR, step->mac, 6);
-    rcn_put_u8(buffer, NDA_PROTOCOL, PROTOCOL);
+    rcn_put_u8(buffer, NDA_PROTOCOL, RCN_PROTOCOL);
     return 1;
 }
 

@@ -12,9 +12,10 @@ from reconciler.core import ops
 from reconciler.core.desired import Desired, desired_state
 from reconciler.core.leases import Assignment, Book, assign
 from reconciler.core.model import Rejection, Spec
+from reconciler.core.netplan import Held, Options, Scene
 from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
-from reconciler.core.plan import Held, Options, Plan, Scene, plan
+from reconciler.core.plan import Plan, plan
 from reconciler.core.report import Done, Report
 from reconciler.core.standing import standing_addresses, without
 from reconciler.host import lock, netns, rtnl
@@ -210,6 +211,7 @@ class Pass:
             },
             {network: link.index for network, link in observed.bridges.items()},
         )
+        self.record.note_gateways({str(a): n for a, n in observed.gateways.items()})
 
     # -- changing ---------------------------------------------------------------------------
 
@@ -256,6 +258,7 @@ class Pass:
         Not what is declared: it may stand in another netns dir, which this run was not given.
         """
         links = {link.index for link in observed.host.links}
+        gateways = {str(address) for address in observed.gateways}
         kept = observed.containers.keys() | spec.containers.keys()
         self.record.forget(
             containers=[n for n in self.record.spaces() if n not in kept],
@@ -265,6 +268,7 @@ class Pass:
                 for index, (_, container, _) in self.record.ends().items()
                 if index not in links and container not in observed.containers
             ],
+            gateways=self.record.gateways().keys() - gateways,
         )
 
     def keep_books(self, prospect: Prospect, old: Book) -> None:

@@ -38,6 +38,12 @@ def status(prospect: Prospect) -> dict[str, Any]:
                 for n, link in prospect.observed.bridges.items()
                 if n not in prospect.spec.networks
             ),
+            *(
+                {"name": n, "type": "routed", "bridge": None, "subnets": [], "members": 0,
+                 "state": state(f"network/{n}", "held"), "declared": None,
+                 "problems": problems(f"network/{n}")}
+                for n in sorted(_lost_routed(prospect))
+            ),
         ],
         "containers": _containers(prospect, state, problems),
         "firewall": problems("firewall"),
@@ -45,6 +51,13 @@ def status(prospect: Prospect) -> dict[str, Any]:
         "rejected": [str(r) for r in prospect.rejections],
         "notes": [*prospect.notes, *prospect.wall.notes],
     }  # fmt: skip
+
+
+def _lost_routed(prospect: Prospect) -> set[str]:
+    """Routed networks that stand and are not declared, by name or by their gateway."""
+    names = {n or str(a.address) for a, n in prospect.observed.gateways.items()}
+    wanted = {str(a.address) for r in prospect.desired.routed.values() for a in r.addresses}
+    return names - prospect.spec.networks.keys() - wanted
 
 
 def _network(prospect: Prospect, name: str, state: Any, problems: Any) -> dict[str, Any]:
@@ -55,7 +68,7 @@ def _network(prospect: Prospect, name: str, state: Any, problems: Any) -> dict[s
     return {
         "name": name,
         "type": network.type,
-        "bridge": network.bridge,
+        "bridge": network.bridge or None,
         "subnets": [str(s) for s in network.subnets],
         "members": members,
         "state": state(f"network/{name}", "ok"),
@@ -145,7 +158,7 @@ def table(found: dict[str, Any]) -> str:
     if found["networks"]:
         rows = [("NETWORK", "STATE", "BRIDGE", "SUBNETS", "MEMBERS", "DECLARED")]
         rows += [
-            (n["name"], n["state"], n["bridge"], ",".join(n["subnets"]), str(n["members"]),
+            (n["name"], n["state"], n["bridge"] or "(routed)", ",".join(n["subnets"]), str(n["members"]),
              n["declared"] or "-")
             for n in found["networks"]
         ]  # fmt: skip

@@ -16,6 +16,7 @@ def in_use(settings: Settings) -> tuple[list[str], dict[str, tuple[int, ...]]]:
         observed = Pass(settings, store=store, record=record, changing=False).observe(_NOTHING)
         busy = busy_in(observed)
         names = [f"network/{n}" for n in observed.bridges]
+        names += [f"network/{n or a.address}" for a, n in observed.gateways.items()]
         names += [f"container/{n}" for n in observed.containers]
         pids = {n: busy(n) for n in observed.containers}
         return names, {name: found for name, found in pids.items() if found}
@@ -49,6 +50,12 @@ def teardown(settings: Settings) -> list[Done]:
             [
                 ops.RemoveBridge(object=f"network/{network}", link=link.name, index=link.index)
                 for network, link in observed.bridges.items()
+            ]
+            + [
+                ops.RemoveGateway(
+                    object=f"network/{network or address.address}", address=address, whole=True
+                )
+                for address, network in observed.gateways.items()
             ]
         )
         backend = firewall.backend(settings.firewall)

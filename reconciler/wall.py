@@ -8,8 +8,9 @@ from reconciler.core import ops
 from reconciler.core.desired import Desired
 from reconciler.core.errors import FirewallError
 from reconciler.core.forwarding import FORWARDING
+from reconciler.core.netplan import Scene
 from reconciler.core.observed import Observed
-from reconciler.core.plan import Plan, Scene
+from reconciler.core.plan import Plan
 from reconciler.core.policy import Policy
 from reconciler.host import firewall
 from reconciler.host.machine import boot_id

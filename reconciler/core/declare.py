@@ -11,7 +11,7 @@ from reconciler.core.schema import RawNetwork
 from reconciler.core.tree import Path, Tree
 
 PRIVATE6 = Subnet(6, 0xFC << 120, 7)
-RESERVED_TYPES = ("macvlan", "ipvlan", "vxlan", "routed")
+RESERVED_TYPES = ("macvlan", "ipvlan", "vxlan")
 
 
 def network(tree: Tree, path: Path, name: str, raw: RawNetwork) -> Network:
@@ -19,12 +19,22 @@ def network(tree: Tree, path: Path, name: str, raw: RawNetwork) -> Network:
     r = Reader(tree, path)
     r.read(lambda text: fields.name(text, 64, "network"), name)
     if raw.type in RESERVED_TYPES:
-        r.error("reserved, not built yet (bridge is built)", "type")
+        r.error("reserved, not built yet (bridge or routed)", "type")
     else:
-        r.read(lambda text: fields.word(text, "bridge"), raw.type, "type")
+        r.read(lambda text: fields.word(text, "bridge", "routed"), raw.type, "type")
+    routed = raw.type == "routed"
     external = r.flag(raw.external, "external")
     internal = r.flag(raw.internal, "internal")
     bridge = r.maybe(fields.interface, raw.bridge, "bridge") or names.bridge_name(name)
+    if routed:
+        bridge = ""
+        if raw.bridge is not None:
+            r.error("a routed network has no bridge (drop the key)", "bridge")
+        if external:
+            r.error("a routed network has no bridge that could be external (drop it)", "external")
+        if raw.gateways == "none":
+            text = "members of a routed network reach everything through its gateway (drop the key)"
+            r.error(text, "gateways")
     subnets: list[Subnet] = []
     for subnet, where in r.many(fields.subnet, raw.subnets, "subnets"):
         if any(s.version == subnet.version for s in subnets):
@@ -44,7 +54,7 @@ def network(tree: Tree, path: Path, name: str, raw: RawNetwork) -> Network:
     )
     found = Network(
         name=name,
-        type="bridge",
+        type="routed" if routed else "bridge",
         bridge=bridge,
         external=external,
         subnets=tuple(subnets),
@@ -64,8 +74,19 @@ def network(tree: Tree, path: Path, name: str, raw: RawNetwork) -> Network:
     for number, route in enumerate(found.routes):
         if not any(s.holds(route.via) for s in subnets):
             r.error(f"via {route.via} is in no subnet of network {name}", "routes", number, "via")
+        elif routed and route.via not in gateways:
+            r.error(routed_via(route.via, name), "routes", number, "via")
     r.done()
     return found
+
+
+def routed_via(via: Address, network: str) -> str:
+    """Why a route's `via` cannot be: all that a member sends goes to the host, which looks at the
+    destination alone."""
+    return (
+        f"via {via} is not the gateway of the routed network {network}, and a member reaches nothing "
+        "else by itself (name the gateway, or make it a bridge network)"
+    )
 
 
 def _mtu(r: Reader, text: str, ipv6: bool) -> int | None:

@@ -28,18 +28,21 @@ MTU_DEFAULT = 1500
 
 
 class DesiredRoute(msgspec.Struct, frozen=True, kw_only=True):
-    """A route inside a container, through the interface named `link`; `via` None: on link."""
+    """A route through the interface named `link`; `via` None: on link."""
 
     to: Subnet
     via: Address | None
     link: str
     table: int = 254
+    source: Address | None = None
+    """The address that the host speaks with (`src`); on host routes to members only."""
 
     def __str__(self) -> str:
         to = "default" if self.to.prefix == 0 else str(self.to)
         via = f" via {self.via}" if self.via else ""
+        source = f" src {self.source}" if self.source else ""
         table = f" table {self.table}" if self.table != 254 else ""
-        return f"{to}{via} dev {self.link}{table}"
+        return f"{to}{via} dev {self.link}{source}{table}"
 
 
 class DesiredRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,19 +74,51 @@ class Bridge(msgspec.Struct, frozen=True, kw_only=True):
         return f"network/{self.network}"
 
 
+class Routed(msgspec.Struct, frozen=True, kw_only=True):
+    """A network without a bridge: its gateways stand on the host's `lo`, each member has a route."""
+
+    network: str
+    group: int
+    """The device group of its members' host ends."""
+    mtu: int
+    addresses: tuple[InterfaceAddress, ...]
+    """The gateways, with full-length prefixes."""
+    subnets: tuple[Subnet, ...]
+    place: Place
+
+    @property
+    def object(self) -> str:
+        """Its name in reports."""
+        return f"network/{self.network}"
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A veth pair: the host's end in a bridge, the inner end in the container."""
+    """A veth pair: the host's end in a bridge or by itself, the inner end in the container."""
 
     network: str
     container: str
     name: str
     host_name: str
     bridge: str
+    """Empty in a routed network."""
     mac: bytes
     host_mac: bytes
     mtu: int
     addresses: tuple[InterfaceAddress, ...]
     isolated: bool
+    group: int = 0
+    """The host end's device group; 0 on a bridge."""
+    gateways: tuple[Address, ...] = ()
+    """Of a routed network: permanent neighbours inside, all at `host_mac`."""
+    neighbours: tuple[Address, ...] = ()
+    """Its own addresses: permanent neighbours of the host, through `host_link`, at `mac`."""
+    routes: tuple[DesiredRoute, ...] = ()
+    """The host's routes to it, in a routed network."""
+
+    @property
+    def host_link(self) -> str:
+        """The host's link behind which its addresses are."""
+        return self.bridge or self.host_name
 
     @property
     def alias(self) -> str:
@@ -112,6 +147,7 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     """All that the kernel is to hold, and what stands in the way of the rest."""
 
     bridges: dict[str, Bridge]
+    routed: dict[str, Routed]
     members: dict[str, Member]
     policies: tuple[NetworkPolicy, ...]
     forwarding: tuple[int, ...]
@@ -125,7 +161,8 @@ def desired_state(
 ) -> Desired:
     """Resolve `spec`; `machine` is the text of /etc/machine-id, `host` the host's own dump."""
     problems: dict[str, str] = {}
-    bridges = {}
+    bridges: dict[str, Bridge] = {}
+    routed: dict[str, Routed] = {}
     policies = []
     forwarding: set[int] = set()
     external = {link.name: link for link in host.links if link.kind == "bridge"}
@@ -140,19 +177,27 @@ def desired_state(
                 )
             bridges[name] = _bridge(network, machine, link.mtu if link else MTU_DEFAULT)
             continue
-        bridges[name] = _bridge(network, machine, network.mtu or _uplink_mtu(network, host))
+        mtu = network.mtu or _uplink_mtu(network, host)
+        if network.type == "routed":
+            routed[name] = _routed(network, mtu)
+        else:
+            bridges[name] = _bridge(network, machine, mtu)
         policies.append(_policy(network))
-        if not network.internal:
+        # Members of a routed network reach one another through the host.
+        among = network.type == "routed" and not network.isolate_members
+        if among or not network.internal:
             forwarding.update(s.version for s in network.subnets)
+    networks: dict[str, Bridge | Routed] = {**bridges, **routed}
     members = {}
     for container in spec.containers.values():
         if container.mode in ("network", "none"):
             try:
-                members[container.name] = _member(container, spec, bridges, addresses, machine)
+                members[container.name] = _member(container, spec, networks, addresses, machine)
             except _NoAddressError as error:
                 problems[f"container/{container.name}"] = str(error)
     return Desired(
         bridges=bridges,
+        routed=routed,
         members=members,
         policies=tuple(policies),
         forwarding=tuple(sorted(forwarding)),
@@ -188,7 +233,23 @@ def _policy(network: Network) -> NetworkPolicy:
         inbound=network.inbound,
         internal=network.internal,
         isolate_members=network.isolate_members,
+        group=names.network_group(network.name) if network.type == "routed" else 0,
     )
+
+
+def _routed(network: Network, mtu: int) -> Routed:
+    return Routed(
+        network=network.name,
+        group=names.network_group(network.name),
+        mtu=mtu,
+        addresses=tuple(_whole(g) for g in network.gateways),
+        subnets=network.subnets,
+        place=network.place,
+    )
+
+
+def _whole(address: Address) -> InterfaceAddress:
+    return InterfaceAddress(address.version, address.value, BITS[address.version])
 
 
 def _bridge(network: Network, machine: str, mtu: int) -> Bridge:
@@ -220,7 +281,7 @@ def _link_local(mac: bytes) -> InterfaceAddress:
 def _member(
     container: Container,
     spec: Spec,
-    bridges: Mapping[str, Bridge],
+    networks: Mapping[str, Bridge | Routed],
     addresses: Mapping[Key, Address],
     machine: str,
 ) -> Member:
@@ -229,33 +290,43 @@ def _member(
     rules: list[DesiredRule] = []
     for position, interface in enumerate(container.interfaces):
         network = spec.networks[interface.network]
-        endpoint = _endpoint(container, interface, network, bridges, addresses, machine)
+        link = networks[interface.network]
+        endpoint = _endpoint(container, interface, network, link, addresses, machine)
         endpoints.append(endpoint)
-        for route in network.routes:
-            routes.append(DesiredRoute(to=route.to, via=route.via, link=interface.name))
+        if not endpoint.group:
+            routes += _given_routes(network, interface.name)
         for gateway in network.gateways:
             version = gateway.version
             own = [a for a in endpoint.addresses if a.version == version and not a.is_link_local]
-            if network.internal or not own:
+            if not own:
                 continue
-            default = Subnet(version, 0, 0)
-            if version in interface.default_versions:
-                routes.append(DesiredRoute(to=default, via=gateway, link=interface.name))
+            through = Subnet(version, 0, 0)
+            near = own[0].subnet
+            if endpoint.group:
+                # The way to the gateway comes first: the kernel asks for it when it is named.
+                near = Subnet(version, gateway.value, BITS[version])
+                routes.append(DesiredRoute(to=near, via=None, link=interface.name))
+            if not network.internal and version in interface.default_versions:
+                routes.append(DesiredRoute(to=through, via=gateway, link=interface.name))
+                continue
+            if endpoint.group:
+                fellows = network.subnet(version)
+                assert fellows is not None  # a gateway lies in a subnet of its version
+                routes.append(DesiredRoute(to=fellows, via=gateway, link=interface.name))
+            if network.internal:
                 continue
             table = TABLE + position
-            routes.append(
-                DesiredRoute(to=own[0].subnet, via=None, link=interface.name, table=table)
-            )
-            routes.append(DesiredRoute(to=default, via=gateway, link=interface.name, table=table))
+            routes.append(DesiredRoute(to=near, via=None, link=interface.name, table=table))
+            routes.append(DesiredRoute(to=through, via=gateway, link=interface.name, table=table))
             for address in own:
                 source = Subnet(version, address.value, BITS[version])
                 rules.append(DesiredRule(source=source, table=table))
+        if endpoint.group:
+            routes += _given_routes(network, interface.name)
     for route in container.routes:
-        through = next(
-            (e.name for e in endpoints for a in e.addresses if a.subnet.holds(route.via)), None
-        )
-        if through is not None:
-            routes.append(DesiredRoute(to=route.to, via=route.via, link=through))
+        behind = next((e.name for e in endpoints if _reaches(e, route.via)), None)
+        if behind is not None:
+            routes.append(DesiredRoute(to=route.to, via=route.via, link=behind))
     sysctls = dict([PING_GROUPS])
     sysctls.update(container.sysctls)
     return Member(
@@ -269,11 +340,21 @@ def _member(
     )
 
 
+def _given_routes(network: Network, link: str) -> list[DesiredRoute]:
+    return [DesiredRoute(to=route.to, via=route.via, link=link) for route in network.routes]
+
+
+def _reaches(endpoint: Endpoint, via: Address) -> bool:
+    if endpoint.group:
+        return via in endpoint.gateways
+    return any(a.subnet.holds(via) for a in endpoint.addresses)
+
+
 def _endpoint(
     container: Container,
     interface: Interface,
     network: Network,
-    bridges: Mapping[str, Bridge],
+    link: Bridge | Routed,
     addresses: Mapping[Key, Address],
     machine: str,
 ) -> Endpoint:
@@ -292,6 +373,37 @@ def _endpoint(
         where = (machine, network.name, container.name, interface.name)
         mac, host_mac = names.bare_mac(*where, host=False), names.bare_mac(*where, host=True)
     mac = interface.mac or mac
+    host_name = interface.host_interface or names.host_interface(
+        network.name, container.name, interface.name
+    )
+    neighbours = () if network.external else tuple(bare)
+    if isinstance(link, Routed):
+        gateways = tuple(g for g in network.gateways if any(g.version == a.version for a in bare))
+        sources = {g.version: g for g in gateways}
+        return Endpoint(
+            network=network.name,
+            container=container.name,
+            name=interface.name,
+            host_name=host_name,
+            bridge="",
+            mac=mac,
+            host_mac=host_mac,
+            mtu=interface.mtu or link.mtu,
+            addresses=tuple(_whole(address) for address in bare),
+            isolated=False,
+            group=link.group,
+            gateways=gateways,
+            neighbours=neighbours,
+            routes=tuple(
+                DesiredRoute(
+                    to=_whole(address).subnet,
+                    via=None,
+                    link=host_name,
+                    source=sources.get(address.version),
+                )
+                for address in bare
+            ),
+        )
     carried = []
     for address in bare:
         subnet = network.subnet(address.version)
@@ -299,17 +411,16 @@ def _endpoint(
         carried.append(InterfaceAddress(address.version, address.value, prefix))
     if any(a.version == 6 for a in bare):
         carried.append(_link_local(mac))
-    bridge = bridges[network.name]
     return Endpoint(
         network=network.name,
         container=container.name,
         name=interface.name,
-        host_name=interface.host_interface
-        or names.host_interface(network.name, container.name, interface.name),
-        bridge=bridge.name,
+        host_name=host_name,
+        bridge=link.name,
         mac=mac,
         host_mac=host_mac,
-        mtu=interface.mtu or bridge.mtu,
+        mtu=interface.mtu or link.mtu,
         addresses=tuple(carried),
         isolated=network.isolate_members,
+        neighbours=neighbours,
     )

@@ -40,6 +40,11 @@ def bridge_name(network: str) -> str:
     return _short("rb", "bridge", network)
 
 
+def network_group(network: str) -> int:
+    """The device group of a routed network's host ends (IFLA_GROUP), above what people number by hand."""
+    return 0x72 << 24 | int.from_bytes(_digest("group", network)[:3], "big")
+
+
 def _mac(*parts: str) -> bytes:
     digest = _digest(*parts)
     # Bit 1 set: locally administered; bit 0 clear: one station (IEEE 802, section 8.2.2).

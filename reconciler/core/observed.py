@@ -11,9 +11,12 @@ from enum import Enum
 
 import msgspec
 
+from reconciler.core.model import PROTOCOL, InterfaceAddress
 from reconciler.core.names import EndpointAlias, parse_alias
 from reconciler.core.rows import Link, Space
 
+LOOPBACK = 1
+"""The ifindex of `lo` in every namespace."""
 INTENT = 0
 """The record's cookie or ifindex of what was about to be made when it was written."""
 
@@ -37,6 +40,8 @@ class Witness(msgspec.Struct, frozen=True, kw_only=True):
     """Ifindex of a host end → network, container, interface."""
     bridges: Mapping[str, int]
     """Network → ifindex of its bridge."""
+    gateways: Mapping[str, str] = {}
+    """Gateway on the host's `lo` (`10.0.0.1/32`) → routed network."""
 
 
 class SeenEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +78,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     containers: dict[str, SeenContainer]
     bridges: dict[str, Link]
     """Network → its bridge, ours only."""
+    gateways: dict[InterfaceAddress, str]
+    """Gateways of ours on the host's `lo` → routed network; empty: the record does not say."""
     doubles: dict[str, str]
     """Object → what is wrong: two links that carry the same mark."""
     sysctls: dict[str, str | None]
@@ -155,6 +162,7 @@ def observe_owned(
         spaces=dict(spaces),
         containers=containers,
         bridges=bridges,
+        gateways=_gateways(host, witness),
         doubles={**doubles, **twice},
         sysctls=dict(sysctls),
         space_sysctls=space_sysctls,
@@ -219,6 +227,16 @@ def _bridges(host: Space, witness: Witness) -> tuple[dict[str, Link], dict[str, 
             continue
         bridges[name] = link
     return bridges, doubles
+
+
+def _gateways(host: Space, witness: Witness) -> dict[InterfaceAddress, str]:
+    """Nobody but root on the host can sign an address on its `lo`: the mark needs no second witness."""
+    return {
+        row.address: witness.gateways.get(str(row.address), "")
+        for row in host.addresses
+        if row.index == LOOPBACK
+        and (row.protocol == PROTOCOL or str(row.address) in witness.gateways)
+    }
 
 
 def _inner(host: Link, space: Space | None) -> Link | None:

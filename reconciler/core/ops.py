@@ -6,43 +6,54 @@ the same change as `ip(8)` and `sysctl(8)` lines.
 
 import shlex
 
-import msgspec
-
-from reconciler.core.desired import Bridge, DesiredRoute, DesiredRule, Endpoint, Member
-from reconciler.core.model import Address, InterfaceAddress, Subnet
+from reconciler.core.desired import Bridge, Endpoint, Member
+from reconciler.core.entries import (
+    AddAddress,
+    AddNeighbour,
+    AddRoute,
+    AddRule,
+    Operation,
+    RemoveAddress,
+    RemoveNeighbour,
+    RemoveRoute,
+    RemoveRule,
+    Word,
+    address_line,
+    route_words,
+    rule_words,
+)
+from reconciler.core.model import Address, InterfaceAddress
 from reconciler.core.names import container_alias, mac_text, network_alias
+from reconciler.core.rows import NeighbourRow
 
-Word = str | int | Address | InterfaceAddress | Subnet
-
-
-class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """A change to one object. `netns` is a file of the netns dir; empty: the host itself."""
-
-    object: str
-    netns: str = ""
-    interrupts: bool = False
-    """Whether it cuts the traffic of a running container for a moment or for good."""
-
-    @property
-    def action(self) -> str:
-        """create, update or remove: what becomes of the object."""
-        return "update"
-
-    def describe(self) -> str:
-        """The change in one line, without the object's name."""
-        raise AssertionError(f"{type(self).__name__} does not describe itself")
-
-    def commands(self) -> list[str]:
-        """The same change by hand."""
-        return []
-
-    def _ip(self, *words: Word) -> str:
-        lead = ["ip", "-n", self.netns] if self.netns else ["ip"]
-        return shlex.join([*lead, *map(str, words)])
-
-    def _sysctl(self, name: str, value: str) -> str:
-        lead = ["ip", "netns", "exec", self.netns] if self.netns else []
-        return shlex.join([*lead, "sysctl", "-qw", f"{name}={value}"])
+__all__ = [
+    "AddAddress",
+    "AddNeighbour",
+    "AddRoute",
+    "AddRule",
+    "MakeBridge",
+    "MakeContainer",
+    "MakeEndpoint",
+    "MakeGateway",
+    "MoveLease",
+    "Operation",
+    "Rebind",
+    "RemoveAddress",
+    "RemoveBridge",
+    "RemoveContainer",
+    "RemoveEndpoint",
+    "RemoveGateway",
+    "RemoveNeighbour",
+    "RemoveRoute",
+    "RemoveRule",
+    "ReplaceFirewall",
+    "SetLink",
+    "SetSysctl",
+    "WireBundle",
+    "WriteDns",
+    "endpoint_entries",
+    "other_mtu",
+]
 
 
 class MakeBridge(Operation, frozen=True, kw_only=True):
@@ -69,7 +80,7 @@ class MakeBridge(Operation, frozen=True, kw_only=True):
             self._ip("link", "set", name, "mtu", other_mtu(self.bridge.mtu)),
             self._ip("link", "set", name, "mtu", self.bridge.mtu),
             self._ip("link", "set", name, "up"),
-            *(_address(self, name, a, "add") for a in self.bridge.addresses),
+            *(address_line(self, name, a, "add") for a in self.bridge.addresses),
         ]
 
 
@@ -88,6 +99,40 @@ class RemoveBridge(Operation, frozen=True, kw_only=True):
 
     def commands(self) -> list[str]:
         return [self._ip("link", "del", self.link)]
+
+
+class MakeGateway(Operation, frozen=True, kw_only=True):
+    """A routed network's gateways, on the host's `lo`."""
+
+    addresses: tuple[InterfaceAddress, ...]
+
+    @property
+    def action(self) -> str:
+        return "create"
+
+    def describe(self) -> str:
+        return f"gateway {' '.join(str(a) for a in self.addresses)} on lo"
+
+    def commands(self) -> list[str]:
+        return [address_line(self, "lo", a, "add") for a in self.addresses]
+
+
+class RemoveGateway(Operation, frozen=True, kw_only=True):
+    """A gateway on the host's `lo` that no routed network declares any more."""
+
+    address: InterfaceAddress
+    whole: bool
+    """Whether its network goes, and does not only change its gateway."""
+
+    @property
+    def action(self) -> str:
+        return "remove" if self.whole else "update"
+
+    def describe(self) -> str:
+        return f"gateway {self.address} on lo"
+
+    def commands(self) -> list[str]:
+        return [self._ip("address", "del", self.address, "dev", "lo")]
 
 
 class MakeContainer(Operation, frozen=True, kw_only=True):
@@ -125,6 +170,8 @@ class RemoveContainer(Operation, frozen=True, kw_only=True):
     """Its file in the netns dir; empty where only host ends are left."""
     ends: tuple[int, ...]
     """Its host ends."""
+    neighbours: tuple[NeighbourRow, ...] = ()
+    """The host's entries for it that do not go with a link of their own."""
     forced: bool = False
     """Whether the host ends are taken away by hand, for processes keep the namespace alive."""
 
@@ -172,6 +219,7 @@ class RemoveEndpoint(Operation, frozen=True, kw_only=True):
     link: str
     index: int
     label: str
+    neighbours: tuple[NeighbourRow, ...] = ()
 
     def describe(self) -> str:
         return f"take away {self.label} (host end {self.link})"
@@ -190,10 +238,12 @@ class SetLink(Operation, frozen=True, kw_only=True):
     mac: bytes | None = None
     mtu: int | None = None
     master: str | None = None
+    """A bridge; empty: out of the one it is in."""
     up: bool | None = None
     alias: str | None = None
     gen_mode_none: bool = False
     isolated: bool | None = None
+    group: int | None = None
 
     def words(self) -> list[list[Word]]:
         """The words of one `ip link set` after another."""
@@ -207,7 +257,9 @@ class SetLink(Operation, frozen=True, kw_only=True):
         if self.gen_mode_none:
             words.append(["addrgenmode", "none"])
         if self.master is not None:
-            words.append(["master", self.master])
+            words.append(["master", self.master] if self.master else ["nomaster"])
+        if self.group is not None:
+            words.append(["group", self.group])
         if self.isolated is not None:
             state = "on" if self.isolated else "off"
             words.append(["type", "bridge_slave", "isolated", state])
@@ -231,80 +283,6 @@ class SetLink(Operation, frozen=True, kw_only=True):
             lines.append(shlex.join([*lead, "link", "set", link, *map(str, words)]))
             link = self.name if self.name is not None and words[0] == "name" else link
         return lines
-
-
-class AddAddress(Operation, frozen=True, kw_only=True):
-    """An address that is missing."""
-
-    link: str
-    address: InterfaceAddress
-
-    def describe(self) -> str:
-        return f"add {self.address} to {self.link}"
-
-    def commands(self) -> list[str]:
-        return [_address(self, self.link, self.address, "add")]
-
-
-class RemoveAddress(Operation, frozen=True, kw_only=True):
-    """An address of ours that is no longer declared."""
-
-    link: str
-    address: InterfaceAddress
-
-    def describe(self) -> str:
-        return f"remove {self.address} from {self.link}"
-
-    def commands(self) -> list[str]:
-        return [self._ip("address", "del", self.address, "dev", self.link)]
-
-
-class AddRoute(Operation, frozen=True, kw_only=True):
-    """A route that is missing."""
-
-    route: DesiredRoute
-
-    def describe(self) -> str:
-        return f"add route {self.route}"
-
-    def commands(self) -> list[str]:
-        return [self._ip(*route_words("add", self.route))]
-
-
-class RemoveRoute(Operation, frozen=True, kw_only=True):
-    """A route of ours that is no longer declared."""
-
-    route: DesiredRoute
-
-    def describe(self) -> str:
-        return f"remove route {self.route}"
-
-    def commands(self) -> list[str]:
-        return [self._ip(*route_words("del", self.route))]
-
-
-class AddRule(Operation, frozen=True, kw_only=True):
-    """A source rule that is missing."""
-
-    rule: DesiredRule
-
-    def describe(self) -> str:
-        return f"add rule {self.rule}"
-
-    def commands(self) -> list[str]:
-        return [self._ip(*rule_words("add", self.rule))]
-
-
-class RemoveRule(Operation, frozen=True, kw_only=True):
-    """A source rule of ours that is no longer declared."""
-
-    rule: DesiredRule
-
-    def describe(self) -> str:
-        return f"remove rule {self.rule}"
-
-    def commands(self) -> list[str]:
-        return [self._ip(*rule_words("del", self.rule))]
 
 
 class SetSysctl(Operation, frozen=True, kw_only=True):
@@ -369,33 +347,6 @@ def other_mtu(mtu: int) -> int:
     return mtu - 1 if mtu > 1280 else mtu + 1
 
 
-def route_words(verb: str, route: DesiredRoute) -> list[Word]:
-    """The words of `ip route add` for a route of ours."""
-    words: list[Word] = ["route", verb, "default" if route.to.prefix == 0 else route.to]
-    if route.to.version == 6:
-        words.insert(0, "-6")
-    if route.via is not None:
-        words += ["via", route.via]
-    return [*words, "dev", route.link, "table", route.table, "proto", "0x72"]
-
-
-def rule_words(verb: str, rule: DesiredRule) -> list[Word]:
-    """The words of `ip rule add` for a rule of ours."""
-    words: list[Word] = ["-6"] if rule.source.version == 6 else []
-    words += ["rule", verb, "from", rule.source, "lookup", rule.table]
-    return [*words, "priority", rule.priority, "protocol", "0x72"]
-
-
-def _address(op: Operation, link: str, address: InterfaceAddress, verb: str) -> str:
-    words: list[Word] = ["address", verb, address]
-    if address.version == 6:
-        words.append("nodad")
-    elif address.prefix < 31:
-        words += ["brd", "+"]
-    # `proto` is left out: iproute2 before 6.3 does not know it for addresses.
-    return op._ip(*words, "dev", link)
-
-
 def _carried(endpoint: Endpoint) -> str:
     shown = [str(a) for a in endpoint.addresses if not a.is_link_local]
     return f"{endpoint.name} {' '.join(shown) or 'no address'} in {endpoint.network}"
@@ -415,8 +366,11 @@ def _endpoint_commands(op: Operation, endpoint: Endpoint) -> list[str]:
         line(*add),
         line("ip", "link", "set", host, "addrgenmode", "none"),
         line("ip", "link", "set", host, "alias", endpoint.alias),
-        line("ip", "link", "set", host, "master", endpoint.bridge),
     ]
+    if endpoint.group:
+        lines.append(line("ip", "link", "set", host, "group", endpoint.group))
+    else:
+        lines.append(line("ip", "link", "set", host, "master", endpoint.bridge))
     if endpoint.isolated:
         lines.append(line("ip", "link", "set", host, "type", "bridge_slave", "isolated", "on"))
     lines += [
@@ -424,4 +378,23 @@ def _endpoint_commands(op: Operation, endpoint: Endpoint) -> list[str]:
         op._ip("link", "set", endpoint.name, "addrgenmode", "none"),
         op._ip("link", "set", endpoint.name, "up"),
     ]
-    return lines + [_address(op, endpoint.name, a, "add") for a in endpoint.addresses]
+    lines += [address_line(op, endpoint.name, a, "add") for a in endpoint.addresses]
+    for step in endpoint_entries(endpoint, owner=op.object, netns=op.netns):
+        lines += step.commands()
+    return lines
+
+
+def endpoint_entries(endpoint: Endpoint, *, owner: str, netns: str) -> list[Operation]:
+    """The neighbours and host routes of an endpoint, as single operations."""
+    result: list[Operation] = [
+        AddNeighbour(
+            object=owner, netns=netns, link=endpoint.name, address=a, mac=endpoint.host_mac
+        )
+        for a in endpoint.gateways
+    ]
+    result += [AddRoute(object=owner, route=route) for route in endpoint.routes]
+    result += [
+        AddNeighbour(object=owner, link=endpoint.host_link, address=a, mac=endpoint.mac)
+        for a in endpoint.neighbours
+    ]
+    return result

@@ -1,7 +1,7 @@
 """Whether a network that is about to be made would cut the host off from what it has."""
 
-from reconciler.core.desired import Bridge
-from reconciler.core.model import Subnet
+from reconciler.core.desired import Bridge, Routed
+from reconciler.core.model import PROTOCOL, Subnet
 from reconciler.core.observed import Observed
 
 MAIN_TABLE = 254
@@ -9,20 +9,28 @@ LINK_LOCAL = Subnet(6, 0xFE80 << 112, 10)
 MULTICAST = Subnet(6, 0xFF << 120, 8)
 
 
-def overlap_with_host(bridge: Bridge, observed: Observed) -> str:
-    """The foreign address or route that the bridge's subnets overlap, as a sentence; or nothing."""
+def overlap_with_host(network: Bridge | Routed, observed: Observed) -> str:
+    """The foreign address or route that the network's subnets overlap, as a sentence; or nothing."""
     host = observed.host
     ours = {link.index for link in observed.bridges.values()}
+    ours |= {end.host.index for seen in observed.containers.values() for end in seen.ends}
     names = {link.index: link.name for link in host.links}
-    for subnet in bridge.subnets:
+    for subnet in network.subnets:
         for row in host.addresses:
+            if row.address in observed.gateways:
+                continue
             if row.index not in ours and _meets(subnet, row.address.subnet):
                 return (
                     f"{subnet} overlaps {row.address} on {names.get(row.index, 'a link')}, "
                     "which is not runcnet's (give the network another subnet)"
                 )
         for route in host.routes:
-            if route.index in ours or route.table != MAIN_TABLE or not route.to.prefix:
+            if (
+                route.protocol == PROTOCOL
+                or route.index in ours
+                or route.table != MAIN_TABLE
+                or not route.to.prefix
+            ):
                 continue
             if _meets(subnet, route.to):
                 return (

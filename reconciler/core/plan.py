@@ -1,47 +1,18 @@
 """plan(desired, observed) → Plan: what is to be done, in order, and what is left alone and why."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from reconciler.core import ops
-from reconciler.core.desired import Bridge, Desired, Member
+from reconciler.core.desired import Desired, Member
 from reconciler.core.forwarding import host_sysctls
+from reconciler.core.hostview import Group
 from reconciler.core.limits import removal_limit
+from reconciler.core.netplan import Held, Networks, Options, Scene
 from reconciler.core.observed import FileState, Observed, SeenContainer
 from reconciler.core.ops import Operation
-from reconciler.core.overlap import overlap_with_host
-from reconciler.core.repair import Group, bridge_repairs, container_repairs
-
-
-class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a pass left as it is, and why."""
-
-    object: str
-    reason: str
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator allows."""
-
-    max_removals: str = "50%"
-    """A number, a share with a percent sign, or `all`."""
-    no_interrupt: bool = False
-    only: frozenset[str] | None = None
-    """Objects to look at; None: all."""
-
-
-class Scene(msgspec.Struct, frozen=True, kw_only=True):
-    """What planning needs beside desired and observed state."""
-
-    declared: Mapping[str, str]
-    """Every declared container → its mode."""
-    networks: frozenset[str]
-    """Every declared network."""
-    busy: Callable[[str], Sequence[int]]
-    """The pids of the processes that live in a container's namespace, by its name."""
-    keep: str = ""
-    """Why nothing undeclared may be removed; empty: it may."""
+from reconciler.core.repair import container_repairs
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,127 +39,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return self.removals + self.networks + self.host + self.creations + self.repairs + self.last
 
 
-class _Planner:
-    """One run of `plan`; collects as it goes through networks and containers."""
-
-    def __init__(
-        self, desired: Desired, observed: Observed, scene: Scene, options: Options
-    ) -> None:
-        self.desired = desired
-        self.observed = observed
-        self.scene = scene
-        self.options = options
-        self.removals: list[Operation] = []
-        self.networks: list[Operation] = []
-        self.creations: list[ops.MakeContainer] = []
-        self.repairs: list[Operation] = []
-        self.last: list[Operation] = []
-        self.problems: dict[str, list[str]] = {}
-        self.held: list[Held] = []
-        self.states: dict[str, str] = {}
-        self.subnets = {name: b.subnets for name, b in desired.bridges.items()}
-        self.by_name = {link.name: link for link in observed.host.links}
-        self.freed: set[str] = set()
-        """Files of the netns dir that are free once the removals are carried out."""
-        self.leaving: dict[str, bool] = {}
-        """Containers that are to be made anew, and whether they may be taken away for that."""
-
-    def wanted(self, name: str) -> bool:
-        return self.options.only is None or name in self.options.only
-
-    def problem(self, name: str, text: str, state: str = "failed") -> None:
-        self.problems.setdefault(name, []).append(text)
-        self.states[name] = state
-
-    def hold(self, name: str, reason: str) -> None:
-        self.held.append(Held(object=name, reason=reason))
-        self.states[name] = "held"
-
-    # -- networks ---------------------------------------------------------------------------
-
-    def plan_network(self, bridge: Bridge) -> None:
-        name = bridge.object
-        if bridge.external:
-            if name in self.desired.problems:
-                self.problem(name, self.desired.problems[name], "missing")
-            return
-        if name in self.observed.doubles:
-            self.problem(name, self.observed.doubles[name])
-            return
-        link = self.observed.bridges.get(bridge.network)
-        if link is None:
-            standing = self.by_name.get(bridge.name)
-            overlap = overlap_with_host(bridge, self.observed)
-            if standing is not None:
-                self.problem(
-                    name,
-                    f"{bridge.name} exists and is not runcnet's "
-                    "(external: true uses it; bridge: NAME takes another name)",
-                    "foreign",
-                )
-            elif overlap:
-                self.problem(name, overlap)
-            elif self.wanted(name):
-                self.networks.append(ops.MakeBridge(object=name, bridge=bridge))
-                self.states[name] = "missing"
-            return
-        used = (
-            any(
-                self.scene.busy(seen.name)
-                for seen in self.observed.containers.values()
-                if any(end.network == bridge.network for end in seen.ends)
-            )
-            if self._may_interrupt(bridge, link.name)
-            else False
-        )
-        groups = bridge_repairs(bridge, link, self.observed.host, used=used)
-        self._take(name, groups, self.networks)
-
-    def _may_interrupt(self, bridge: Bridge, link: str) -> bool:
-        """Looking for processes costs a walk through /proc: only where the answer matters."""
-        probe = bridge_repairs(
-            bridge, self.observed.bridges[bridge.network], self.observed.host, used=True
-        )
-        return any(op.interrupts for group in probe for op in group)
-
-    def plan_lost_networks(self) -> Iterator[tuple[str, Group]]:
-        """Bridges of ours that no network declares, with what would take them away."""
-        external = {b.name for b in self.desired.bridges.values() if b.external}
-        for network, link in sorted(self.observed.bridges.items()):
-            name = f"network/{network}"
-            kept = self.desired.bridges.get(network)
-            if (kept is not None and not kept.external) or not self.wanted(name):
-                continue
-            if kept is not None or link.name in external:
-                continue
-            if network in self.scene.networks:
-                continue
-            yield name, [ops.RemoveBridge(object=name, link=link.name, index=link.index)]
-
-    def hold_occupied(self, name: str, going: set[str]) -> bool:
-        """Hold a bridge that somebody's port, or a container that stays, still needs."""
-        link = self.observed.bridges[name.partition("/")[2]]
-        owners = {
-            end.host.index: seen.name
-            for seen in self.observed.containers.values()
-            for end in seen.ends
-        }
-        removed_ends = {op.index for op in self._endpoint_removals()}
-        for port in self.observed.host.links:
-            if port.master != link.index or port.index in removed_ends:
-                continue
-            who = owners.get(port.index)
-            if who is None:
-                self.hold(name, f"{port.name} is a port of {link.name} and not runcnet's")
-                return True
-            if f"container/{who}" not in going:
-                self.hold(name, f"container {who} still uses {link.name}")
-                return True
-        return False
-
-    def _endpoint_removals(self) -> list[ops.RemoveEndpoint]:
-        both = self.removals + self.repairs
-        return [op for op in both if isinstance(op, ops.RemoveEndpoint)]
+class _Planner(Networks):
+    """One run of `plan`: containers, on top of networks."""
 
     # -- containers -------------------------------------------------------------------------
 
@@ -268,6 +120,8 @@ class _Planner:
             owner = f"network/{endpoint.network}"
             if owner in self.problems:
                 return f"network {endpoint.network}: {self.problems[owner][0]}"
+            if endpoint.group:
+                continue
             standing = endpoint.bridge in self.by_name or any(
                 isinstance(op, ops.MakeBridge) and op.bridge.network == endpoint.network
                 for op in self.networks
@@ -287,7 +141,7 @@ class _Planner:
                 member,
                 seen,
                 seen.space,
-                host=self.observed.host,
+                view=self.view,
                 subnets=self.subnets,
                 sysctls=sysctls,
                 running=running,
@@ -302,21 +156,7 @@ class _Planner:
             self.problem(member.object, blocked, "differs")
         for text in problems:
             self.problem(member.object, text, "differs")
-        self._take(member.object, [lead, *groups] if lead else groups, self.repairs)
-
-    def _take(self, name: str, groups: list[Group], where: list[Operation]) -> None:
-        taken = False
-        for group in groups:
-            cuts = next((op for op in group if op.interrupts), None)
-            if cuts is not None and self.options.no_interrupt:
-                self.hold(name, f"{cuts.describe()} would interrupt it (--no-interrupt)")
-                continue
-            where += group
-            taken = True
-        if taken:
-            self.states.setdefault(name, "differs")
-        else:
-            self.states.setdefault(name, "ok")
+        self.take(member.object, [lead, *groups] if lead else groups, self.repairs)
 
     def replace(self, seen: SeenContainer, why: str) -> bool:
         """Take a container away because it is to be another; False where it is held back."""
@@ -339,6 +179,7 @@ class _Planner:
             name=seen.name,
             path=f"{self.observed.netns_dir}/{seen.netns}" if seen.netns else "",
             ends=tuple(end.host.index for end in seen.ends),
+            neighbours=tuple(row for end in seen.ends for row in self.view.entries_of(end)),
         )
 
     def plan_lost_containers(self) -> Iterator[tuple[str, SeenContainer, str]]:
@@ -378,6 +219,8 @@ def plan(
     p = _Planner(desired, observed, scene, options)
     for bridge in desired.bridges.values():
         p.plan_network(bridge)
+    for routed in desired.routed.values():
+        p.plan_routed(routed)
     for name, text in desired.problems.items():
         if name.startswith("container/") and p.wanted(name):
             p.problem(name, text)
@@ -398,7 +241,9 @@ def plan(
             p.hold(name, scene.keep)
         elif not p.hold_occupied(name, gone):
             bridges += group
-    owned = len(observed.containers) + len(observed.bridges)
+    gateways = [] if scene.keep else list(p.plan_lost_gateways(gone))
+    bridges += gateways
+    owned = len(observed.containers) + len(observed.bridges) + len(observed.gateways)
     total = len(going) + len(bridges) + len(replaced)
     limit = removal_limit(options.max_removals, owned)
     if total > limit:
@@ -414,6 +259,8 @@ def plan(
         p.removals, going, bridges = [], [], []
     for op in [*going, *bridges]:
         p.states[op.object] = "differs"
+    if options.only is None and not scene.keep:
+        p.repairs += p.plan_stray_neighbours()
     return Plan(
         removals=tuple(going + p.removals),
         networks=tuple(p.networks),

@@ -10,7 +10,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     link: str
-    """The network's link on the host: its bridge."""
+    """The network's link on the host: its bridge; empty: it is routed."""
     subnets: tuple[Subnet, ...]
     uplinks: tuple[str, ...]
     """Links that lead out; empty: every link that is no runcnet network's."""
@@ -20,6 +20,8 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """`established`: only replies enter; `open`: what comes from an uplink enters too."""
     internal: bool
     isolate_members: bool
+    group: int = 0
+    """The device group of a routed network's host ends; 0: it has a bridge."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

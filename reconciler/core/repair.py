@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from reconciler.core import ops
 from reconciler.core.desired import Bridge, DesiredRoute, DesiredRule, Endpoint, Member
+from reconciler.core.hostview import Group, HostView
 from reconciler.core.model import PROTOCOL, InterfaceAddress, Subnet
 from reconciler.core.names import container_alias, network_alias
 from reconciler.core.observed import SeenContainer, SeenEnd
 from reconciler.core.rows import GEN_MODE_NONE, Link, LinkAddress, RouteRow, RuleRow, Space
 
-Group = list[ops.Operation]
 RTN_UNICAST = 1
 METRICS = (0, 1024)
 """What the kernel gives a route that names none, in IPv4 and IPv6."""
@@ -90,7 +90,7 @@ def container_repairs(
     seen: SeenContainer,
     space: Space,
     *,
-    host: Space,
+    view: HostView,
     subnets: Mapping[str, tuple[Subnet, ...]],
     sysctls: Mapping[str, str | None],
     running: bool,
@@ -111,7 +111,7 @@ def container_repairs(
         )
         if edit.words():
             groups.append([edit])
-    matched, extra = _match(member.endpoints, seen.ends)
+    matched, extra = _match(member.endpoints, seen.ends, view)
     for end in extra:
         groups.append(
             [
@@ -121,6 +121,7 @@ def container_repairs(
                     link=end.host.name,
                     index=end.host.index,
                     label=end.name,
+                    neighbours=view.entries_of(end),
                     interrupts=running,
                 )
             ]
@@ -149,7 +150,7 @@ def container_repairs(
             makes.append(make)
         else:
             group, renamed = _endpoint_repairs(
-                member, endpoint, found, space, host, subnets, running
+                member, endpoint, found, space, view, subnets, running
             )
             if renamed:
                 reset.add(endpoint.name)
@@ -201,7 +202,7 @@ def _replaces(groups: list[Group], endpoint: Endpoint) -> bool:
 
 
 def _match(
-    endpoints: Sequence[Endpoint], ends: Sequence[SeenEnd]
+    endpoints: Sequence[Endpoint], ends: Sequence[SeenEnd], view: HostView
 ) -> tuple[dict[str, SeenEnd], list[SeenEnd]]:
     """Which veth pair serves which declared interface: by name, then by network (a rename)."""
     left = [end for end in ends if end.inner is not None]
@@ -212,7 +213,11 @@ def _match(
             if endpoint.name in matched:
                 continue
             for end in left:
-                if end.network == endpoint.network and (end.name == endpoint.name or not by_name):
+                if (
+                    end.network == endpoint.network
+                    and (end.name == endpoint.name or not by_name)
+                    and view.same_type(endpoint, end)
+                ):
                     matched[endpoint.name] = end
                     left.remove(end)
                     break
@@ -224,7 +229,7 @@ def _endpoint_repairs(
     endpoint: Endpoint,
     end: SeenEnd,
     space: Space,
-    host: Space,
+    view: HostView,
     subnets: Mapping[str, tuple[Subnet, ...]],
     running: bool,
 ) -> tuple[Group, bool]:
@@ -232,7 +237,7 @@ def _endpoint_repairs(
     assert inner is not None  # _match hands out whole pairs only
     outer = end.host
     owner, netns = member.object, member.netns
-    master = next((link.name for link in host.links if link.index == outer.master), "")
+    master = view.names.get(outer.master, "")
     renamed_host = outer.name != endpoint.host_name
     renamed = inner.name != endpoint.name
     host_edit = ops.SetLink(
@@ -251,6 +256,7 @@ def _endpoint_repairs(
         else None,
         up=True if not outer.up and not renamed_host else None,
         alias=_differs(outer.alias, endpoint.alias),
+        group=view.group_to_set(endpoint, outer),
         gen_mode_none=outer.gen_mode != GEN_MODE_NONE,
     )
     inner_edit = ops.SetLink(
@@ -265,7 +271,11 @@ def _endpoint_repairs(
         up=True if not inner.up and not renamed else None,
         gen_mode_none=inner.gen_mode != GEN_MODE_NONE,
     )
-    group: Group = [edit for edit in (host_edit, inner_edit) if edit.words()]
+    group: Group = []
+    if host_edit.words():
+        group.append(host_edit)
+    if inner_edit.words():
+        group.append(inner_edit)
     # A link that goes down loses its IPv6 addresses.
     seen = [
         a for a in space.addresses if a.index == inner.index and not (renamed and a.address[0] == 6)
@@ -275,7 +285,12 @@ def _endpoint_repairs(
         return running and _outside(address, subnets.get(endpoint.network, ()))
 
     removed, added = _address_repairs(owner, netns, endpoint.name, endpoint.addresses, seen, cuts)
-    return group + removed + added, renamed or bool(removed)
+    group += removed + added
+    # A change of the MAC, a moment down or without an address costs a link its neighbours.
+    inner_lost = inner_edit.mac is not None or renamed or bool(removed)
+    host_lost = host_edit.mac is not None or renamed_host
+    group += view.entry_repairs(member, endpoint, end, space, inner_lost, host_lost)
+    return group, renamed or bool(removed)
 
 
 class _Routes:

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 
 from reconciler.core.model import Rejection
+from reconciler.core.netplan import Held
 from reconciler.core.ops import Operation
-from reconciler.core.plan import Held
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 The C layer fills these; `observed.py` says what they mean.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from reconciler.core.model import Address, InterfaceAddress, Subnet
@@ -29,6 +30,8 @@ class Link(NamedTuple):
     gen_mode: int
     isolated: bool
     alias: str
+    group: int = 0
+    """The device group (IFLA_GROUP); 0 is the default one."""
 
     @property
     def up(self) -> bool:
@@ -72,16 +75,86 @@ class RuleRow(NamedTuple):
     """Whether it says nothing beyond source, table and priority."""
 
 
-class Space(NamedTuple):
-    """One network namespace as a scan saw it. `error` is an errno (0: it was read whole)."""
+class NeighbourRow(NamedTuple):
+    """A permanent neighbour entry that carries our protocol number."""
 
-    error: int
-    cookie: int
-    """SO_NETNS_COOKIE: unique until the machine restarts."""
-    inode: int
-    links: tuple[Link, ...]
-    addresses: tuple[LinkAddress, ...]
-    routes: tuple[RouteRow, ...]
-    rules: tuple[RuleRow, ...]
-    sysctls: tuple[str | None, ...]
+    index: int  # type: ignore[assignment]  # it hides tuple.index, as meant
+    address: Address
+    mac: bytes
+
+
+class Rows(NamedTuple):
+    """All rows of one namespace."""
+
+    links: tuple[Link, ...] = ()
+    addresses: tuple[LinkAddress, ...] = ()
+    routes: tuple[RouteRow, ...] = ()
+    rules: tuple[RuleRow, ...] = ()
+    neighbours: tuple[NeighbourRow, ...] = ()
+    sysctls: tuple[str | None, ...] = ()
     """Values in the order asked for, white space folded; None: there is no such entry."""
+
+
+NO_ROWS = Rows()
+
+
+class Space:
+    """One network namespace as a scan saw it. Its rows are decoded when they are first asked for:
+    a pass that changes nothing asks for few."""
+
+    __slots__ = ("_rows", "cookie", "digest", "error", "inode")
+
+    def __init__(
+        self,
+        *,
+        error: int = 0,
+        cookie: int = 0,
+        inode: int = 0,
+        digest: int = 0,
+        rows: Rows | Callable[[], Rows] = NO_ROWS,
+    ) -> None:
+        self.error = error
+        """An errno; 0: it was read whole."""
+        self.cookie = cookie
+        """SO_NETNS_COOKIE: unique until the machine restarts."""
+        self.inode = inode
+        self.digest = digest
+        """Equal digests, equal rows (but for one chance in 2^64)."""
+        self._rows = rows
+
+    @property
+    def rows(self) -> Rows:
+        """All rows."""
+        if not isinstance(self._rows, Rows):
+            self._rows = self._rows()
+        return self._rows
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Network devices."""
+        return self.rows.links
+
+    @property
+    def addresses(self) -> tuple[LinkAddress, ...]:
+        """Addresses of all links."""
+        return self.rows.addresses
+
+    @property
+    def routes(self) -> tuple[RouteRow, ...]:
+        """Unicast, blackhole and such routes of all tables."""
+        return self.rows.routes
+
+    @property
+    def rules(self) -> tuple[RuleRow, ...]:
+        """Policy rules."""
+        return self.rows.rules
+
+    @property
+    def neighbours(self) -> tuple[NeighbourRow, ...]:
+        """Neighbours of ours: the host's all, elsewhere those of link routes to a gateway."""
+        return self.rows.neighbours
+
+    @property
+    def sysctls(self) -> tuple[str | None, ...]:
+        """The values asked for."""
+        return self.rows.sysctls

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from reconciler.core import names
+from reconciler.core.declare import routed_via
 from reconciler.core.model import Address, Container, Network, PortForward
 from reconciler.core.schema import unknown
 
@@ -57,9 +58,14 @@ def network_clashes(
     def clash(message: str, *path: str | int) -> Clash:
         return Clash("networks", network.name, path, message)
 
-    holder = claims.take("bridge", network.bridge, f"network {network.name}")
-    if holder:
-        yield clash(f"the bridge {network.bridge} is {holder}'s", "bridge")
+    if network.type == "routed":
+        holder = claims.take("group", names.network_group(network.name), f"network {network.name}")
+        if holder:
+            yield clash(f"its name gives it the device group of {holder} (choose another name)")
+    else:
+        holder = claims.take("bridge", network.bridge, f"network {network.name}")
+        if holder:
+            yield clash(f"the bridge {network.bridge} is {holder}'s", "bridge")
     for other in others.values():
         for mine in network.subnets:
             for theirs in other.subnets:
@@ -116,6 +122,13 @@ def container_clashes(
     for number, route in enumerate(container.routes):
         if not any(s.holds(route.via) for network in inside for s in network.subnets):
             yield clash(f"via {route.via} is on no link of the container", "routes", number, "via")
+        elif not any(
+            network.type != "routed" or route.via in network.gateways
+            for network in inside
+            if any(s.holds(route.via) for s in network.subnets)
+        ):
+            home = next(n.name for n in inside if any(s.holds(route.via) for s in n.subnets))
+            yield clash(routed_via(route.via, home), "routes", number, "via")
     if container.ports:
         serving = next(
             (i for i in container.interfaces if i.default_versions), container.interfaces[0]
@@ -145,7 +158,7 @@ def crowding(
             for address in interface.addresses:
                 given.setdefault((interface.network, address.version), set()).add(address.value)
     for name, count in ports.items():
-        if count > BRIDGE_PORTS:
+        if count > BRIDGE_PORTS and networks[name].type == "bridge":
             yield Clash(
                 "networks",
                 name,

@@ -44,7 +44,7 @@ def _network(n: Network) -> Lines:
     lines = [
         f"  {_text(n.name)}:",
         f"    type: {n.type}",
-        f"    bridge: {_text(n.bridge)}",
+        *([f"    bridge: {_text(n.bridge)}"] if n.bridge else []),
         f"    external: {_flag(n.external)}",
         f"    subnets: {_list(n.subnets)}",
         f"    gateways: {_list(n.gateways) if n.gateways else 'none'}",

@@ -185,7 +185,7 @@ class _Judge:
             for clash in rules.network_clashes(network, claims, seen):
                 self._clash(clash)
             seen[network.name] = network
-        bridges = {n.bridge: n.name for n in networks}
+        bridges = {n.bridge: n.name for n in networks if n.bridge}
         for network in networks:
             for clash in rules.uplink_clashes(network, bridges):
                 self._clash(clash)

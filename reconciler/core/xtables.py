@@ -1,9 +1,10 @@
 """The policy as iptables chains, and what must be edited to get there. Pure: no kernel, no library.
 
-Each IP version has two tables of ours. A packet in `filter` passes the rules of all networks in
-three phases: what is settled first (replies, members of one network), then what must never cross
-from one network into another, then what may enter and leave. Within a phase networks do not
-concern each other, so rules grow with the number of networks, not with the number of pairs.
+Each IP version has three tables of ours. `raw` drops what a member of a routed network sends from
+an address that is not its own, `nat` translates on the way out. A packet in `filter` passes the
+rules of all networks in three phases: what is settled first (replies, members of one network), then
+what must never cross from one network into another, then what may enter and leave. Within a phase
+networks do not concern each other, so rules grow with the number of networks, not of pairs.
 """
 
 from collections import Counter
@@ -13,14 +14,15 @@ from typing import NamedTuple
 from reconciler.core.model import Subnet
 from reconciler.core.policy import NetworkPolicy, Policy
 
-BASE = {"filter": "FORWARD", "nat": "POSTROUTING"}
+BASE = {"filter": "FORWARD", "nat": "POSTROUTING", "raw": "PREROUTING"}
 """The tables that are used, each with the built-in chain that jumps to ours."""
 PREFIX = "RUNCNET-"
 FORWARD = "RUNCNET-FORWARD"
 CROSS = "RUNCNET-CROSS"
 USER = "RUNCNET-USER"
 POSTROUTING = "RUNCNET-POSTROUTING"
-TOP = {"filter": FORWARD, "nat": POSTROUTING}
+PREROUTING = "RUNCNET-PREROUTING"
+TOP = {"filter": FORWARD, "nat": POSTROUTING, "raw": PREROUTING}
 MARK = "runcnet:"
 PROGRAM = {4: "iptables-legacy", 6: "ip6tables-legacy"}
 
@@ -32,12 +34,17 @@ class Rule(NamedTuple):
     comment: str = ""
     in_link: str = ""
     out_link: str = ""
+    in_group: int = 0
+    """`-m devgroup --src-group`: any link of that device group."""
+    out_group: int = 0
     source: Subnet | None = None
     destination: Subnet | None = None
     replies: bool = False
     """`-m conntrack --ctstate RELATED,ESTABLISHED`."""
     bridged: bool = False
     """`-m physdev --physdev-is-bridged`."""
+    astray: bool = False
+    """`-m rpfilter --invert`: the way back does not lead through the link it came from."""
     other: bytes = b""
     """The kernel's bytes of a rule that these words cannot say: nobody's mistake is ever mistaken
     for ours, and a rule that must stay can be written back as it was."""
@@ -53,6 +60,14 @@ class Rule(NamedTuple):
         ):
             if value:
                 words += [flag, str(value)]
+        if self.in_group or self.out_group:
+            words += ["-m", "devgroup"]
+        if self.in_group:
+            words += ["--src-group", f"{self.in_group:#x}"]
+        if self.out_group:
+            words += ["--dst-group", f"{self.out_group:#x}"]
+        if self.astray:
+            words += ["-m", "rpfilter", "--invert"]
         if self.bridged:
             words += ["-m", "physdev", "--physdev-is-bridged"]
         if self.replies:
@@ -94,7 +109,7 @@ def wanted(policy: Policy, *, version: int, table: str, have: Chains, bridged: b
     `bridged`: the kernel shows bridged packets to this table (br_netfilter), so the guard must let
     those of foreign bridges pass: they are switched, not routed.
     """
-    build = _filter if table == "filter" else _nat
+    build = {"filter": _filter, "nat": _nat, "raw": _raw}[table]
     sections = _standing(have.get(TOP[table], ()), policy.kept)
     for network in policy.networks:
         subnet = next((s for s in network.subnets if s.version == version), None)
@@ -105,7 +120,10 @@ def wanted(policy: Policy, *, version: int, table: str, have: Chains, bridged: b
         rules.sort(key=lambda rule: rule.target != "RETURN")
         translated = any(rule.target == "MASQUERADE" or rule.other for rule in rules)
         return _with_led_to({POSTROUTING: tuple(rules)}, have) if translated else {}
-    rules.sort(key=_phase)
+    if table == "filter":
+        rules.sort(key=_phase)
+    if table == "raw":
+        return _with_led_to({PREROUTING: tuple(rules)}, have) if rules else {}
     tail = (BRIDGED, GUARD)[not bridged :] if version in policy.guards else ()
     if not rules and not tail:
         return {}
@@ -114,38 +132,54 @@ def wanted(policy: Policy, *, version: int, table: str, have: Chains, bridged: b
         fences = _standing(have.get(CROSS, ()), policy.kept)
         for network in policy.networks:
             if network.name in sections:
-                drop = Rule("DROP", MARK + network.name, out_link=network.link)
-                fences[network.name] = (drop,)
+                drop = Rule("DROP", MARK + network.name)
+                fences[network.name] = (_to(drop, network),)
         chains[CROSS] = tuple(rule for name in sorted(fences) for rule in fences[name])
     return _with_led_to(chains, have)
 
 
+def _to(rule: Rule, network: NetworkPolicy) -> Rule:
+    """The rule for what goes to the network: through its bridge, or to a host end of its group."""
+    return rule._replace(out_link=network.link, out_group=network.group)
+
+
+def _from(rule: Rule, network: NetworkPolicy) -> Rule:
+    """The rule for what comes from the network."""
+    return rule._replace(in_link=network.link, in_group=network.group)
+
+
+def _raw(network: NetworkPolicy, subnet: Subnet) -> Iterator[Rule]:
+    if network.group:
+        yield _from(Rule("DROP", MARK + network.name, astray=True), network)
+
+
 def _filter(network: NetworkPolicy, subnet: Subnet) -> Iterator[Rule]:
-    link, mark = network.link, MARK + network.name
+    mark = MARK + network.name
+    accept, drop = Rule("ACCEPT", mark), Rule("DROP", mark)
     if not network.internal:
-        yield Rule("ACCEPT", mark, out_link=link, replies=True)
-    yield Rule("DROP" if network.isolate_members else "ACCEPT", mark, in_link=link, out_link=link)
-    yield Rule(CROSS, mark, in_link=link)
+        yield _to(accept._replace(replies=True), network)
+    yield _from(_to(drop if network.isolate_members else accept, network), network)
+    yield _from(Rule(CROSS, mark), network)
     if network.internal:
-        yield Rule("DROP", mark, in_link=link)
-        yield Rule("DROP", mark, out_link=link)
+        yield _from(drop, network)
+        yield _to(drop, network)
         return
     entrances = network.uplinks or ("",) if network.inbound == "open" else ()
     for uplink in entrances:
-        yield Rule("ACCEPT", mark, in_link=uplink, out_link=link)
+        yield _to(accept._replace(in_link=uplink), network)
     if "" not in entrances:
-        yield Rule("DROP", mark, out_link=link)
+        yield _to(drop, network)
     for uplink in network.uplinks or ("",):
-        yield Rule("ACCEPT", mark, in_link=link, out_link=uplink)
+        yield _from(accept._replace(out_link=uplink), network)
     if network.uplinks:
-        yield Rule("DROP", mark, in_link=link)
+        yield _from(drop, network)
 
 
 def _nat(network: NetworkPolicy, subnet: Subnet) -> Iterator[Rule]:
     mark = MARK + network.name
     # What goes to a network of ours keeps its source address, wherever it comes from.
     yield Rule("RETURN", mark, destination=subnet)
-    yield Rule("RETURN", mark, out_link=network.link)
+    yield _to(Rule("RETURN", mark), network)
     if subnet.version in network.masquerade and not network.internal:
         for uplink in network.uplinks or ("",):
             yield Rule("MASQUERADE", mark, out_link=uplink, source=subnet)
@@ -164,7 +198,8 @@ def _with_led_to(chains: dict[str, tuple[Rule, ...]], have: Chains) -> Chains:
 
 def _phase(rule: Rule) -> int:
     """Where in RUNCNET-FORWARD a network's rule belongs."""
-    if rule.replies or (rule.in_link and rule.in_link == rule.out_link):
+    among = (rule.in_link, rule.in_group) == (rule.out_link, rule.out_group)
+    if rule.replies or (among and (rule.in_link or rule.in_group)):
         return 0
     return 1 if rule.target == CROSS else 2
 

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from reconciler.core import ops
 from reconciler.core.desired import Endpoint, Member
-from reconciler.core.names import container_alias, network_alias
+from reconciler.core.names import container_alias
+from reconciler.core.observed import LOOPBACK
 from reconciler.core.ops import Operation
-from reconciler.core.rows import GEN_MODE_NONE, Link
-from reconciler.host import netns, rtnl
-from reconciler.host.batch import Batch, Result
+from reconciler.core.rows import Link
+from reconciler.host import netns, rtnl, steps
+from reconciler.host.batch import Batch
 from reconciler.host.record import Record
 
 BATCH = 256
@@ -71,6 +72,7 @@ class Kernel:
             gone = (
                 self._reap({op: op.ends for op in part if not codes.get(op.path)}) if left else {}
             )
+            self._forget_neighbours([op for op in part if not codes.get(op.path)])
             clean = [op for op in part if not codes.get(op.path) and not gone.get(op)]
             self.record.forget(
                 containers=[op.name for op in clean], ends=[i for op in clean for i in op.ends]
@@ -79,6 +81,15 @@ class Kernel:
                 code = codes.get(op.path, 0)
                 error = f"unmount {op.path}: {os.strerror(code)}" if code else gone.get(op)
                 yield Outcome(op, error)
+
+    def _forget_neighbours(self, removed: Sequence[ops.RemoveContainer]) -> None:
+        """What is gone already is no failure, hence a job for each."""
+        batch = Batch()
+        for op in removed:
+            if op.neighbours:
+                batch.host()
+                steps.forget_neighbours(batch, op.neighbours)
+        batch.run()
 
     def _reap(self, ends: dict[ops.RemoveContainer, tuple[int, ...]]) -> dict[Operation, str]:
         """Wait for host ends to go with their namespaces; answers with the ops that left some.
@@ -107,10 +118,10 @@ class Kernel:
                     batch.host()
                     batch.delete_link(index, inside=False)
                     jobs.append(op)
-        for job, result in zip(jobs, batch.run(threads=1) if jobs else [], strict=True):
+        for job, result in zip(jobs, batch.run() if jobs else [], strict=True):
             # It may have gone with its namespace in the meantime.
             if result.failures and result.failures[0].errno != errno.ENODEV:
-                failed[job] = failure_text(result)
+                failed[job] = steps.failure_text(result)
         return failed
 
     def create(self, creations: Sequence[ops.MakeContainer]) -> Iterator[Outcome]:
@@ -151,34 +162,49 @@ class Kernel:
                 )
             yield from outcomes
             for op, result in zip(made, results, strict=True):
-                yield Outcome(op, failure_text(result) if result.failures else None)
+                yield Outcome(op, steps.failure_text(result) if result.failures else None)
 
     def _missing_bridge(self, member: Member) -> str:
         for endpoint in member.endpoints:
-            if endpoint.bridge not in self._links:
+            if not endpoint.group and endpoint.bridge not in self._links:
                 return f"the bridge {endpoint.bridge} of network {endpoint.network} is not there"
         return ""
 
     def _container(self, batch: Batch, member: Member) -> dict[int, tuple[str, str, str]]:
+        """One job. What needs no veth comes first: it is done ahead, by a thread of its own."""
         ends = {}
         batch.create(f"{self.netns_dir}/{member.netns}")
+        batch.link(1, inside=True, up=True, alias=container_alias(member.name))
+        for name, value in member.sysctls:
+            batch.sysctl(name, value, inside=True)
+        numbers = {}
         for position, endpoint in enumerate(member.endpoints):
             index = self._take_index()
             ends[index] = (endpoint.network, member.name, endpoint.name)
+            numbers[endpoint.name] = index
             self._veth(batch, endpoint, index, position + 2)
-        batch.link(1, inside=True, up=True, alias=container_alias(member.name))
-        for position, endpoint in enumerate(member.endpoints):
-            inner_up(batch, endpoint, position + 2)
-        numbers = {e.name: position + 2 for position, e in enumerate(member.endpoints)}
+        links = {e.name: position + 2 for position, e in enumerate(member.endpoints)}
+        for endpoint in member.endpoints:
+            steps.inner_up(batch, endpoint, links[endpoint.name])
         for route in member.routes:
             batch.route(
-                route.to, via=route.via, link=numbers[route.link], table=route.table, inside=True
+                route.to, via=route.via, link=links[route.link], table=route.table, inside=True
             )
         for rule in member.rules:
             batch.rule(rule.source, table=rule.table, priority=rule.priority, inside=True)
-        for name, value in member.sysctls:
-            batch.sysctl(name, value, inside=True)
+        for endpoint in member.endpoints:
+            self._entries(batch, endpoint, numbers[endpoint.name], links[endpoint.name])
         return ends
+
+    def _entries(self, batch: Batch, endpoint: Endpoint, host: int, inner: int | str) -> None:
+        """The neighbours on both sides and the host's routes."""
+        for gateway in endpoint.gateways:
+            batch.neighbour(gateway, endpoint.host_mac, link=inner, inside=True)
+        for route in endpoint.routes:
+            batch.route(route.to, via=None, link=host, source=route.source, inside=False)
+        behind = host if endpoint.group else self._links[endpoint.bridge].index
+        for address in endpoint.neighbours:
+            batch.neighbour(address, endpoint.mac, link=behind, inside=False)
 
     def _take_index(self) -> int:
         index = self._next_index
@@ -191,12 +217,13 @@ class Kernel:
             index=index,
             mac=endpoint.host_mac,
             mtu=endpoint.mtu,
-            master=self._links[endpoint.bridge].index,
+            master=0 if endpoint.group else self._links[endpoint.bridge].index,
             alias=endpoint.alias,
             isolated=endpoint.isolated,
             peer_name=endpoint.name,
             peer_index=peer_index,
             peer_mac=endpoint.mac,
+            group=endpoint.group,
         )
 
     def perform(self, operations: Sequence[Operation]) -> Iterator[Outcome]:
@@ -214,10 +241,12 @@ class Kernel:
                 outcomes[op] = error
         if made_ends:
             self.record.note_ends(made_ends)
-        for op, result in zip(jobs, batch.run(threads=1) if jobs else [], strict=True):
-            outcomes[op] = failure_text(result) if result.failures else None
+        for op, result in zip(jobs, batch.run() if jobs else [], strict=True):
+            outcomes[op] = steps.failure_text(result) if result.failures else None
             if outcomes[op] is None and isinstance(op, ops.RemoveEndpoint):
                 self.record.forget(ends=[op.index])
+            if outcomes[op] is None and isinstance(op, ops.RemoveGateway):
+                self.record.forget(gateways=[str(op.address)])
             if outcomes[op] is None and isinstance(op, ops.RemoveBridge):
                 self.record.forget(bridges=[op.object.partition("/")[2]])
         self._note_bridges([op for op in jobs if outcomes[op] is None])
@@ -243,18 +272,23 @@ class Kernel:
             case ops.MakeBridge():
                 self.record.note_bridges({op.bridge.network: 0})
                 batch.host()
-                make_bridge(batch, op, self._take_index())
-            case ops.RemoveBridge() | ops.RemoveEndpoint():
+                steps.make_bridge(batch, op, self._take_index())
+            case ops.RemoveBridge():
                 batch.host()
                 batch.delete_link(op.index, inside=False)
+            case ops.RemoveEndpoint():
+                batch.host()
+                batch.delete_link(op.index, inside=False)
+                steps.forget_neighbours(batch, op.neighbours)
             case ops.MakeEndpoint():
-                if op.endpoint.bridge not in self._links:
+                if not op.endpoint.group and op.endpoint.bridge not in self._links:
                     return f"the bridge {op.endpoint.bridge} is not there"
                 self._enter(batch, op)
                 index = self._take_index()
                 ends[index] = (op.endpoint.network, op.endpoint.container, op.endpoint.name)
                 self._veth(batch, op.endpoint, index, 0)
-                inner_up(batch, op.endpoint, op.endpoint.name)
+                steps.inner_up(batch, op.endpoint, op.endpoint.name)
+                self._entries(batch, op.endpoint, index, op.endpoint.name)
             case ops.SetLink():
                 return self._set_link(batch, op)
             case ops.AddAddress() | ops.RemoveAddress():
@@ -272,7 +306,8 @@ class Kernel:
                     via=op.route.via,
                     link=op.route.link,
                     table=op.route.table,
-                    inside=True,
+                    source=op.route.source,
+                    inside=bool(op.netns),
                     delete=isinstance(op, ops.RemoveRoute),
                 )
             case ops.AddRule() | ops.RemoveRule():
@@ -284,6 +319,22 @@ class Kernel:
                     inside=True,
                     delete=isinstance(op, ops.RemoveRule),
                 )
+            case ops.AddNeighbour():
+                self._enter(batch, op)
+                batch.neighbour(op.address, op.mac, link=op.link, inside=bool(op.netns))
+            case ops.RemoveNeighbour():
+                batch.host()
+                row = op.row
+                batch.neighbour(row.address, row.mac, link=row.index, inside=False, delete=True)
+            case ops.MakeGateway():
+                network = op.object.partition("/")[2]
+                self.record.note_gateways({str(a): network for a in op.addresses})
+                batch.host()
+                for address in op.addresses:
+                    batch.address(LOOPBACK, address, inside=False)
+            case ops.RemoveGateway():
+                batch.host()
+                batch.address(LOOPBACK, op.address, inside=False, delete=True)
             case ops.SetSysctl():
                 self._enter(batch, op)
                 batch.sysctl(op.name, op.value, inside=bool(op.netns))
@@ -299,74 +350,15 @@ class Kernel:
 
     def _set_link(self, batch: Batch, op: ops.SetLink) -> str | None:
         master = None
-        if op.master is not None:
+        if op.master == "":
+            master = 0
+        elif op.master is not None:
             if op.master not in self._links:
                 return f"the bridge {op.master} is not there"
             master = self._links[op.master].index
-        inside = bool(op.netns) and not op.host
-        if inside:
+        if op.netns and not op.host:
             self._enter(batch, op)
         else:
             batch.host()
-        index = op.index
-        if op.name is not None:
-            batch.link(index, inside=inside, up=False)
-            batch.link(index, inside=inside, name=op.name)
-        if op.mac is not None:
-            if inside:
-                # Neighbours hear of the new MAC at once: open connections do not wait for a timeout.
-                name = op.name if op.name is not None else op.link
-                batch.sysctl(f"net/ipv4/conf/{name}/arp_notify", "1", inside=True)
-            batch.link(index, inside=inside, mac=op.mac)
-        if op.mtu is not None:
-            batch.link(index, inside=inside, mtu=op.mtu)
-        if op.gen_mode_none:
-            # Behind the MTU: below 1,280 bytes a link has no IPv6, and so no such mode.
-            batch.link(index, inside=inside, gen_mode=GEN_MODE_NONE)
-        if master is not None:
-            batch.link(index, inside=inside, master=master)
-        if op.isolated is not None:
-            batch.link(index, inside=inside, isolated=op.isolated)
-        if op.alias is not None:
-            batch.link(index, inside=inside, alias=op.alias)
-        if op.up or op.name is not None:
-            batch.link(index, inside=inside, up=True)
+        steps.set_link(batch, op, master)
         return None
-
-
-def make_bridge(batch: Batch, op: ops.MakeBridge, index: int) -> None:
-    """The steps that make a bridge whole."""
-    bridge = op.bridge
-    # By number, never by name: where somebody was faster, nothing of theirs may be touched.
-    batch.bridge(name=bridge.name, index=index, mac=bridge.mac)
-    # The MTU stays only once it was changed to another value (a bridge follows its ports else).
-    batch.link(index, inside=False, mtu=ops.other_mtu(bridge.mtu))
-    batch.link(index, inside=False, gen_mode=GEN_MODE_NONE)
-    batch.link(index, inside=False, mtu=bridge.mtu, alias=network_alias(bridge.network))
-    batch.link(index, inside=False, up=True)
-    for address in bridge.addresses:
-        batch.address(index, address, inside=False)
-
-
-def inner_up(batch: Batch, endpoint: Endpoint, link: int | str) -> None:
-    """The steps that bring the inner end of a veth pair up with its addresses."""
-    # In one message the flags would come first, and with them a link-local address.
-    batch.link(link, inside=True, gen_mode=GEN_MODE_NONE)
-    batch.link(link, inside=True, up=True)
-    for address in endpoint.addresses:
-        batch.address(link, address, inside=True)
-
-
-def failure_text(result: Result) -> str:
-    """What failed, in the words of the step and of the kernel."""
-    failure = result.failures[0]
-    cause = failure.text or os.strerror(failure.errno)
-    text = f"{failure.action}: {cause} ({_errno_name(failure.errno)})"
-    if failure.errno == errno.EEXIST and failure.action.startswith("add veth"):
-        name = failure.action.split()[2]
-        text += f"; something still holds its old namespace (find it, or `ip link del {name}`)"
-    return text
-
-
-def _errno_name(code: int) -> str:
-    return errno.errorcode.get(code, str(code))

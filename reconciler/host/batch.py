@@ -108,15 +108,17 @@ class Batch:
         peer_name: str,
         peer_index: int,
         peer_mac: bytes,
+        group: int = 0,
     ) -> None:
         """A veth pair: the host's end numbered `index` and up, the other placed in the namespace.
 
-        `master` 0: no bridge; `peer_index` 0: the kernel numbers the inner end.
+        `master` 0: no bridge; `peer_index` 0: the kernel numbers the inner end; `group`: the host
+        end's device group (0: the default one).
         """
         self._add(
             ("add veth {} in the host", name), lib.RCN_VETH, link=index, link_name=name, mac=mac,
             mtu=mtu, other=master, text=alias.encode(), isolated=isolated, gen_mode=1,
-            name=peer_name, priority=peer_index, peer_mac=peer_mac,
+            name=peer_name, priority=peer_index, peer_mac=peer_mac, table=group,
         )  # fmt: skip
 
     def bridge(self, *, name: str, index: int, mac: bytes) -> None:
@@ -136,8 +138,12 @@ class Batch:
         alias: str | None = None,
         gen_mode: int | None = None,
         isolated: bool | None = None,
+        group: int | None = None,
     ) -> None:
-        """Set what is given on a link. The flags are set before the address generation mode."""
+        """Set what is given on a link (`master` 0: out of its bridge).
+
+        The flags are set before the address generation mode.
+        """
         chosen = (
             (lib.RCN_SET_NAME if name is not None else 0)
             | (lib.RCN_SET_MAC if mac is not None else 0)
@@ -147,11 +153,12 @@ class Batch:
             | (lib.RCN_SET_ALIAS if alias is not None else 0)
             | (lib.RCN_SET_GEN_MODE if gen_mode is not None else 0)
             | (lib.RCN_SET_ISOLATED if isolated is not None else 0)
+            | (lib.RCN_SET_GROUP if group is not None else 0)
         )
         self._add(
             ("set link {}", link), lib.RCN_LINK, inside=inside, link=link, set_=chosen,
             name=name or "", mac=mac or b"", mtu=mtu or 0, other=master or 0,
-            text=(alias or "").encode(), gen_mode=gen_mode or 0, isolated=bool(isolated),
+            text=(alias or "").encode(), gen_mode=gen_mode or 0, isolated=bool(isolated), table=group or 0,
         )  # fmt: skip
 
     def delete_link(self, link: int | str, *, inside: bool) -> None:
@@ -205,6 +212,17 @@ class Batch:
             priority=priority, address=value.to_bytes(LENGTH[version], "big"),
         )  # fmt: skip
 
+    def neighbour(
+        self, address: Address, mac: bytes, *, link: int | str, inside: bool, delete: bool = False
+    ) -> None:
+        """A permanent neighbour entry: `address` is at `mac` on that link."""
+        version, value = address
+        self._add(
+            ("remove neighbour {}" if delete else "add neighbour {}", address), lib.RCN_NEIGHBOUR,
+            inside=inside, link=link, remove=delete, family=FAMILY[version], mac=mac,
+            address=value.to_bytes(LENGTH[version], "big"),
+        )  # fmt: skip
+
     def sysctl(self, name: str, value: str, *, inside: bool) -> None:
         """Write a sysctl. Dots part the name, or slashes, where an interface's name holds dots."""
         self._add(
@@ -212,8 +230,8 @@ class Batch:
             text=name.encode() + b"\0" + value.encode(),
         )  # fmt: skip
 
-    def run(self, *, threads: int = 1) -> list[Result]:
-        """Carry all jobs out; a result for each, in order. With one thread, in order as well.
+    def run(self) -> list[Result]:
+        """Carry all jobs out, in order; a result for each.
 
         Raises OSError where not even the threads' sockets could be had.
         """
@@ -230,7 +248,7 @@ class Batch:
             job.mode, job.first, job.count = mode, first, end - first
         results = ffi.new("struct rcn_result[]", count)
         steps = ffi.from_buffer("struct rcn_step[]", self._steps) if self._steps else ffi.NULL
-        error = lib.rcn_run(jobs, count, steps, results, threads)
+        error = lib.rcn_run(jobs, count, steps, results)
         if error:
             raise OSError(-error, "the netlink threads could not start")
         return [

@@ -17,6 +17,7 @@ def read_witness(record: Record) -> Witness:
         spaces=record.spaces(),
         ends=record.ends(),
         bridges=record.bridges(),
+        gateways=record.gateways(),
     )
 
 

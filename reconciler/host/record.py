@@ -18,6 +18,7 @@ CREATE TABLE IF NOT EXISTS space (container TEXT PRIMARY KEY, cookie INTEGER) WI
 CREATE TABLE IF NOT EXISTS end (
     ifindex INTEGER PRIMARY KEY, network TEXT, container TEXT, interface TEXT);
 CREATE TABLE IF NOT EXISTS bridge (network TEXT PRIMARY KEY, ifindex INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS gateway (address TEXT PRIMARY KEY, network TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS leaving (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scene (boot TEXT, cookie INTEGER);
 """
@@ -62,6 +63,14 @@ class Record:
     def bridges(self) -> dict[str, int]:
         """Network → ifindex of its bridge."""
         return dict(self._db.execute("SELECT network, ifindex FROM bridge"))
+
+    def gateways(self) -> dict[str, str]:
+        """Gateway on the host's `lo` → routed network."""
+        return dict(self._db.execute("SELECT address, network FROM gateway"))
+
+    def note_gateways(self, gateways: Mapping[str, str]) -> None:
+        """Write down gateways."""
+        self._write("INSERT OR REPLACE INTO gateway VALUES (?, ?)", gateways.items())
 
     def adopt(
         self,
@@ -120,11 +129,13 @@ class Record:
         containers: Iterable[str] = (),
         ends: Iterable[int] = (),
         bridges: Iterable[str] = (),
+        gateways: Iterable[str] = (),
     ) -> None:
         """Strike out what is gone."""
         self._write("DELETE FROM space WHERE container=?", [(name,) for name in containers])
         self._write("DELETE FROM end WHERE ifindex=?", [(index,) for index in ends])
         self._write("DELETE FROM bridge WHERE network=?", [(name,) for name in bridges])
+        self._write("DELETE FROM gateway WHERE address=?", [(address,) for address in gateways])
 
 
 def _matches(db: sqlite3.Connection, scene: tuple[str, int]) -> bool:

@@ -91,18 +91,18 @@ static void work(const char *dir)
     struct rcn_scan scan;
 
     prepare(dir);
-    CHECK(!rcn_run(jobs, COUNT, steps, results, 3));
+    CHECK(!rcn_run(jobs, COUNT, steps, results));
     for (int i = 0; i < COUNT; i++) {
         CHECK(!results[i].error && results[i].cookie);
         names[i] = paths[i];
     }
     /* A second time: the paths are taken, and every job fails at its end. */
-    CHECK(!rcn_run(jobs, 1, steps, results, 1));
+    CHECK(!rcn_run(jobs, 1, steps, results));
     CHECK(results[0].error);
     names[COUNT] = "/etc/passwd";
-    CHECK(!rcn_scan_run(names, COUNT + 1, sysctls, 2, &scan));
+    CHECK(!rcn_scan_run(names, COUNT + 1, sysctls, 2, RCN_WHAT_ALL, &scan));
     CHECK(scan.spaces[0].n_links == 2 && scan.spaces[COUNT].error);
-    CHECK(!memcmp(scan.rows[4] + scan.spaces[0].sysctls, "+99\n\0-", 6));
+    CHECK(!memcmp(scan.rows[5] + scan.spaces[0].sysctls, "+99\n\0-", 6));
     rcn_scan_free(&scan);
     for (int i = 0; i < COUNT; i++)
         CHECK(!rcn_unbind(paths[i]));
@@ -111,12 +111,13 @@ static void work(const char *dir)
 /* Garbled kernel answers: cut anywhere, bytes and lengths altered. */
 static void fuzz(void)
 {
-    static char seed[4][65536], garbled[65536];
-    static const uint16_t types[4] = {RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE};
-    size_t sizes[4];
+    static char seed[5][65536], garbled[65536];
+    static const uint16_t types[5] = {RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE,
+                                      RTM_GETNEIGH};
+    size_t sizes[5];
     unsigned dice = 12345;
 
-    for (int t = 0; t < 4; t++) {
+    for (int t = 0; t < 5; t++) {
         struct {
             struct nlmsghdr header;
             char body[32];
@@ -129,7 +130,7 @@ static void fuzz(void)
         close(fd);
     }
     for (int round = 0; round < 200000; round++) {
-        int t = round & 3;
+        int t = round % 5;
         struct rcn_scan scan = {0};
         struct rcn_space space = {0};
         size_t size = sizes[t] > 4096 ? 4096 : sizes[t];

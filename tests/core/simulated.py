@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from reconciler.core import ops
 from reconciler.core.desired import DesiredRoute, Endpoint, Member
-from reconciler.core.model import PROTOCOL, InterfaceAddress
+from reconciler.core.model import PROTOCOL, Address, InterfaceAddress
 from reconciler.core.names import container_alias, network_alias
 from reconciler.core.observed import FileState, Observed, Witness, observe_owned
-from reconciler.core.rows import Link, LinkAddress, RouteRow, RuleRow, Space
+from reconciler.core.rows import Link, LinkAddress, NeighbourRow, RouteRow, Rows, RuleRow, Space
 
 UP, UNICAST = 1, 1
 NO_WITNESS = Witness(present=False, spaces={}, ends={}, bridges={})
@@ -24,13 +24,15 @@ class Room:
     addresses: list[LinkAddress] = field(default_factory=list)
     routes: list[RouteRow] = field(default_factory=list)
     rules: list[RuleRow] = field(default_factory=list)
+    neighbours: list[NeighbourRow] = field(default_factory=list)
     sysctls: dict[str, str] = field(default_factory=dict)
 
     def space(self, names: Iterable[str]) -> Space:
-        return Space(
-            0, self.cookie, self.cookie, tuple(self.links.values()), tuple(self.addresses),
-            tuple(self.routes), tuple(self.rules), tuple(self.sysctls.get(n) for n in names),
+        rows = Rows(
+            tuple(self.links.values()), tuple(self.addresses), tuple(self.routes),
+            tuple(self.rules), tuple(self.neighbours), tuple(self.sysctls.get(n) for n in names),
         )  # fmt: skip
+        return Space(cookie=self.cookie, inode=self.cookie, rows=rows)
 
     def index(self, name: str) -> int:
         return next(i for i, link in self.links.items() if link.name == name)
@@ -39,6 +41,7 @@ class Room:
         self.links.pop(index, None)
         self.addresses = [a for a in self.addresses if a.index != index]
         self.routes = [r for r in self.routes if r.index != index]
+        self.neighbours = [n for n in self.neighbours if n.index != index]
 
 
 def new_link(index: int, name: str, **more: object) -> Link:
@@ -96,13 +99,18 @@ class Kernel:
                     alias=network_alias(b.network),
                 )
                 self._carry(self.host, index, b.addresses)
-            case ops.RemoveBridge() | ops.RemoveEndpoint():
+            case ops.RemoveBridge():
                 self._delete(op.index)
+            case ops.RemoveEndpoint():
+                self._delete(op.index)
+                self.host.neighbours = [n for n in self.host.neighbours if n not in op.neighbours]
             case ops.MakeContainer():
                 assert op.netns not in self.rooms, "EEXIST"
                 self._make(op.member)
             case ops.RemoveContainer():
                 room = self.rooms.pop(op.netns, None)
+                gone = set(op.neighbours)
+                self.host.neighbours = [n for n in self.host.neighbours if n not in gone]
                 for index in op.ends:
                     self.host.drop(index)
                 assert room is not None or not op.path
@@ -118,8 +126,8 @@ class Kernel:
             case ops.RemoveAddress():
                 room = self._room(op)
                 index = room.index(op.link)
-                gone = [a for a in room.addresses if a.index == index and a.address == op.address]
-                assert gone, "EADDRNOTAVAIL"
+                held = [a for a in room.addresses if a.index == index and a.address == op.address]
+                assert held, "EADDRNOTAVAIL"
                 # With the first address of an IPv4 subnet its others go, and routes with their next hop.
                 room.addresses = [
                     a for a in room.addresses
@@ -129,6 +137,7 @@ class Kernel:
                 room.routes = [
                     r for r in room.routes if r.index != index or r.to.version != op.address.version
                 ]
+                room.neighbours = [n for n in room.neighbours if n.index != index]
             case ops.AddRoute():
                 room = self._room(op)
                 row = self._route(room, op.route)
@@ -149,6 +158,14 @@ class Kernel:
                     x for x in room.rules
                     if (x.source, x.table, x.priority) != (op.rule.source, op.rule.table, op.rule.priority)
                 ]  # fmt: skip
+            case ops.MakeGateway():
+                self._carry(self.host, 1, op.addresses)
+            case ops.RemoveGateway():
+                self.host.addresses = [a for a in self.host.addresses if a.address != op.address]
+            case ops.AddNeighbour():
+                self._neighbour(self._room(op), op.link, op.address, op.mac)
+            case ops.RemoveNeighbour():
+                self.host.neighbours.remove(op.row)
             case ops.SetSysctl():
                 if op.netns:
                     self.rooms[op.netns].sysctls[op.name] = op.value
@@ -173,10 +190,14 @@ class Kernel:
             if not any((x.index, x.address) == (index, a) for x in room.addresses):
                 room.addresses.append(LinkAddress(index, a, 0, 0, PROTOCOL))
 
+    def _neighbour(self, room: Room, link: str, address: Address, mac: bytes) -> None:
+        row = NeighbourRow(room.index(link), address, mac)
+        room.neighbours = [x for x in room.neighbours if x[:2] != row[:2]] + [row]
+
     def _route(self, room: Room, r: DesiredRoute) -> RouteRow:
         metric = 1024 if r.to.version == 6 else 0
         return RouteRow(
-            r.to, r.via, room.index(r.link), r.table, PROTOCOL, 0, metric, None, UNICAST
+            r.to, r.via, room.index(r.link), r.table, PROTOCOL, 0, metric, r.source, UNICAST
         )
 
     def _veth(self, room: Room, e: Endpoint) -> None:
@@ -185,10 +206,16 @@ class Kernel:
         assert e.host_name not in {x.name for x in self.host.links.values()}, "EEXIST"
         self.host.links[host] = new_link(
             host, e.host_name, kind="veth", mac=e.host_mac, mtu=e.mtu, peer=inner, alias=e.alias,
-            master=self.host.index(e.bridge), isolated=e.isolated,
+            master=self.host.index(e.bridge) if e.bridge else 0, isolated=e.isolated,
+            group=e.group,
         )  # fmt: skip
         room.links[inner] = new_link(inner, e.name, kind="veth", mac=e.mac, mtu=e.mtu, peer=host)
         self._carry(room, inner, e.addresses)
+        for gateway in e.gateways:
+            self._neighbour(room, e.name, gateway, e.host_mac)
+        for address in e.neighbours:
+            self._neighbour(self.host, e.host_link, address, e.mac)
+        self.host.routes += [self._route(self.host, r) for r in e.routes]
 
     def _make(self, member: Member) -> None:
         room = self.rooms[member.netns] = Room(self.fresh())
@@ -213,11 +240,13 @@ class Kernel:
                 a for a in room.addresses if a.index != op.index or a.address.version == 4
             ]
             room.routes = [r for r in room.routes if r.index != op.index]
-        for key in ("mac", "mtu", "alias", "isolated"):
+        if op.name is not None or op.mac is not None:
+            room.neighbours = [n for n in room.neighbours if n.index != op.index]
+        for key in ("mac", "mtu", "alias", "isolated", "group"):
             if getattr(op, key) is not None:
                 changes[key] = getattr(op, key)
         if op.master is not None:
-            changes["master"] = self.host.index(op.master)
+            changes["master"] = self.host.index(op.master) if op.master else 0
         if op.gen_mode_none:
             changes["gen_mode"] = 1
         if op.up:

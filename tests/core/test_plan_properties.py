@@ -13,8 +13,9 @@ from reconciler.core.leases import Book, assign
 from reconciler.core.limits import removal_limit
 from reconciler.core.model import Address, InterfaceAddress, Spec, parse_subnet
 from reconciler.core.names import host_interface, member_mac, parse_alias
+from reconciler.core.netplan import Options, Scene
 from reconciler.core.observed import Witness
-from reconciler.core.plan import Options, Plan, Scene, plan
+from reconciler.core.plan import Plan, plan
 from reconciler.core.rows import LinkAddress, RouteRow, RuleRow
 from tests.core.documents import loaded
 from tests.core.simulated import Kernel, Room, new_link
@@ -24,12 +25,14 @@ NETWORKS = {
     "a": "{subnets: 10.1.0.0/24}",
     "b": "{subnets: [10.2.0.0/24, 'fd00:2::/64'], mtu: 1400}",
     "c": "{subnets: 'fd00:3::/64', isolate_members: true}",
+    "r": "{type: routed, subnets: [10.5.0.0/24, 'fd00:5::/64']}",
     "d": "{subnets: 10.4.0.0/24, internal: true, routes: {to: 10.99.0.0/16, via: 10.4.0.9}}",
 }
 BODIES = [
     "{mode: none}", "{interfaces: a}", "{interfaces: b, sysctls: {net.core.somaxconn: 7}}",
     "{interfaces: [a, b]}", "{interfaces: [b, c, d]}", "{interfaces: [{network: a, name: x0}]}",
     "{interfaces: [{network: c, name: eth1}, {network: a, name: eth0, mtu: 1300}]}",
+    "{interfaces: {network: r}}", "{interfaces: [a, {network: r, addresses: 10.5.0.77}]}",
     "{interfaces: {network: a, mac: '02:00:00:00:00:01', host_interface: h0}, netns: other}",
 ]  # fmt: skip
 
@@ -39,7 +42,7 @@ def declare(bodies: dict[str, int]) -> tuple[Spec, Desired, Scene]:
     used: set[int] = set()
     lines = []
     for name, number in sorted(bodies.items()):
-        if number == 7 and number in used:
+        if number >= 8 and number in used:
             number = 1
         used.add(number)
         lines.append(f"  {name}: {BODIES[number]}\n")

@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from reconciler.core.errors import FirewallError
 from reconciler.core.model import BITS, Subnet
@@ -202,6 +202,7 @@ def _rule(version: int, entry: _Entry, heads: dict[int, str]) -> Rule:
     source, destination, rest = _addresses(version, entry.head)
     in_link, out_link = _link(rest[:16], rest[32:48]), _link(rest[16:32], rest[48:64])
     comment = str(known.get("comment", ""))
+    groups = cast(tuple[int, int], known.get("groups", (0, 0)))
     flags = entry.head[LAYOUTS[version].flags :]
     if (
         not plain
@@ -221,6 +222,9 @@ def _rule(version: int, entry: _Entry, heads: dict[int, str]) -> Rule:
         destination=destination,
         replies="replies" in known,
         bridged="bridged" in known,
+        in_group=groups[0],
+        out_group=groups[1],
+        astray="astray" in known,
     )
 
 
@@ -248,6 +252,18 @@ def _match(name: str, revision: int, data: bytes) -> tuple[str, object]:
         return ("replies", True) if struct.unpack_from("=HHH", data, 146) == (1, 0, 6) else ("", 0)
     if name == "physdev" and data[64:66] == b"\0\4":
         return "bridged", True  # xt_physdev_info: invert, bitmask (4: is-bridged).
+    if name == "devgroup":
+        # xt_devgroup_info: flags (1 source, 2 source inverted, 4 and 8 destination), group and mask
+        # of each.
+        flags, source, source_mask, target, target_mask = struct.unpack_from("=5I", data)
+        whole = 0xFFFFFFFF
+        if not flags & 10 and all(
+            mask == whole and group if flags & bit else not group
+            for bit, group, mask in ((1, source, source_mask), (4, target, target_mask))
+        ):
+            return "groups", (source, target)
+    if name == "rpfilter" and data[:1] == b"\10":
+        return "astray", True  # xt_rpfilter_info: flags (8: inverted).
     return "", None
 
 

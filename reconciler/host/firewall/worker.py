@@ -120,6 +120,14 @@ def entry(iptc: Any, version: int, rule: xtables.Rule) -> Any:
         made.src = str(rule.source)
     if rule.destination is not None:
         made.dst = str(rule.destination)
+    if rule.in_group or rule.out_group:
+        groups = made.create_match("devgroup")
+        if rule.in_group:
+            groups.set_parameter("src-group", f"{rule.in_group:#x}")
+        if rule.out_group:
+            groups.set_parameter("dst-group", f"{rule.out_group:#x}")
+    if rule.astray:
+        made.create_match("rpfilter").set_parameter("invert")
     if rule.bridged:
         made.create_match("physdev").set_parameter("physdev-is-bridged")
     if rule.replies:

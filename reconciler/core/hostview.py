@@ -1,0 +1,150 @@
+"""The host's side of containers: what is kept there for each member beside its link.
+
+Permanent neighbours (for members of bridges, too: they do not count against the kernel's table)
+and, in routed networks, a route each. Kept in maps, since thousands of members ask.
+"""
+
+from collections.abc import Iterable
+
+from reconciler.core import ops
+from reconciler.core.desired import DesiredRoute, Endpoint, Member
+from reconciler.core.model import PROTOCOL
+from reconciler.core.names import network_group
+from reconciler.core.observed import Observed, SeenEnd
+from reconciler.core.rows import Link, NeighbourRow, RouteRow, Space
+
+Group = list[ops.Operation]
+MAIN_TABLE = 254
+
+
+class HostView:
+    """The host's dump, by what is asked of it."""
+
+    def __init__(self, observed: Observed, members: Iterable[Member]) -> None:
+        host = observed.host
+        self.names = {link.index: link.name for link in host.links}
+        self.indexes = {link.name: link.index for link in host.links}
+        self.bridges = {network: link.index for network, link in observed.bridges.items()}
+        self.neighbours = {(row.index, row.address): row for row in host.neighbours}
+        self.by_mac: dict[tuple[int, bytes], list[NeighbourRow]] = {}
+        for row in host.neighbours:
+            self.by_mac.setdefault((row.index, row.mac), []).append(row)
+        self.routes: dict[int, list[RouteRow]] = {}
+        for route in host.routes:
+            if route.protocol == PROTOCOL and route.table == MAIN_TABLE:
+                self.routes.setdefault(route.index, []).append(route)
+        self.wanted = {
+            (self.bridges.get(e.network, 0), address)
+            for member in members
+            for e in member.endpoints
+            if not e.group
+            for address in e.neighbours
+        }
+        """Neighbours on bridges that somebody has or is about to have: an address can change hands."""
+        self.flushed: set[str] = set()
+        """Bridges that lose their neighbours in this pass."""
+
+    def same_type(self, endpoint: Endpoint, end: SeenEnd) -> bool:
+        """Whether the pair was made for the type that its network has now."""
+        if endpoint.group:
+            return not end.host.master or end.host.master != self.bridges.get(end.network)
+        return bool(end.host.master) or end.host.group != network_group(end.network)
+
+    def group_to_set(self, endpoint: Endpoint, outer: Link) -> int | None:
+        """The device group where it must change; other groups than ours are the administrator's."""
+        if outer.group == endpoint.group:
+            return None
+        ours = outer.group == network_group(endpoint.network)
+        return endpoint.group if endpoint.group or ours else None
+
+    def entries_of(self, end: SeenEnd) -> tuple[NeighbourRow, ...]:
+        """The neighbours of a member that do not go with its own link."""
+        if end.inner is None or not end.host.master:
+            return ()
+        rows = self.by_mac.get((end.host.master, end.inner.mac), ())
+        return tuple(row for row in rows if (row.index, row.address) not in self.wanted)
+
+    def entry_repairs(
+        self,
+        member: Member,
+        endpoint: Endpoint,
+        end: SeenEnd,
+        space: Space,
+        inner_lost: bool,
+        host_lost: bool,
+    ) -> Group:
+        """Neighbours and host routes that are missing, wrong or too many."""
+        owner = member.object
+        group: Group = []
+        if endpoint.gateways:
+            inner = end.inner
+            assert inner is not None  # only whole pairs are repaired
+            inside = {row.address: row.mac for row in space.neighbours if row.index == inner.index}
+            group += [
+                ops.AddNeighbour(
+                    object=owner,
+                    netns=member.netns,
+                    link=endpoint.name,
+                    address=gateway,
+                    mac=endpoint.host_mac,
+                )
+                for gateway in endpoint.gateways
+                if inner_lost or inside.get(gateway) != endpoint.host_mac
+            ]
+        if endpoint.group:
+            index = end.host.index
+            group += self._route_repairs(owner, endpoint, index, host_lost)
+        else:
+            index = self.indexes.get(endpoint.bridge, 0)
+            host_lost = endpoint.bridge in self.flushed
+        for address in endpoint.neighbours:
+            row = self.neighbours.get((index, address))
+            if host_lost or row is None or row.mac != endpoint.mac:
+                group.append(
+                    ops.AddNeighbour(
+                        object=owner, link=endpoint.host_link, address=address, mac=endpoint.mac
+                    )
+                )
+        if end.inner is not None and not host_lost:
+            group += [
+                ops.RemoveNeighbour(object=owner, link=endpoint.host_link, row=row)
+                for row in self.by_mac.get((index, end.inner.mac), ())
+                if row.address not in endpoint.neighbours
+                and (endpoint.group or (index, row.address) not in self.wanted)
+            ]
+        return group
+
+    def _route_repairs(self, owner: str, endpoint: Endpoint, index: int, lost: bool) -> Group:
+        seen = {(row.to, row.source): row for row in self.routes.get(index, ()) if row.via is None}
+        wanted = {(route.to, route.source) for route in endpoint.routes}
+        places = {route.to for route in endpoint.routes}
+        group: Group = [
+            # One to the same place is replaced by the one that is added.
+            ops.RemoveRoute(
+                object=owner,
+                route=DesiredRoute(to=to, via=None, link=endpoint.host_name, source=source),
+            )
+            for to, source in seen
+            if (to, source) not in wanted and to not in places and not lost
+        ]
+        group += [
+            ops.AddRoute(object=owner, route=route)
+            for route in endpoint.routes
+            if lost or (route.to, route.source) not in seen
+        ]
+        return group
+
+    def stray_neighbours(self, known: Iterable[SeenEnd]) -> list[tuple[str, NeighbourRow]]:
+        """Entries of ours on bridges of ours that nobody needs, each with its network.
+
+        Those of the pairs in `known` are looked at with their container.
+        """
+        networks = {index: network for network, index in self.bridges.items()}
+        staying = {(end.host.master, end.inner.mac) for end in known if end.inner is not None}
+        return [
+            (networks[row.index], row)
+            for key, row in self.neighbours.items()
+            if row.index in networks
+            and key not in self.wanted
+            and (row.index, row.mac) not in staying
+        ]

@@ -1,0 +1,232 @@
+"""The part of planning that looks at networks, and what the whole of it collects."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from reconciler.core import ops
+from reconciler.core.desired import Bridge, Desired, Routed
+from reconciler.core.hostview import Group, HostView
+from reconciler.core.observed import Observed
+from reconciler.core.ops import Operation
+from reconciler.core.overlap import overlap_with_host
+from reconciler.core.repair import bridge_repairs
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a pass left as it is, and why."""
+
+    object: str
+    reason: str
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator allows."""
+
+    max_removals: str = "50%"
+    """A number, a share with a percent sign, or `all`."""
+    no_interrupt: bool = False
+    only: frozenset[str] | None = None
+    """Objects to look at; None: all."""
+
+
+class Scene(msgspec.Struct, frozen=True, kw_only=True):
+    """What planning needs beside desired and observed state."""
+
+    declared: Mapping[str, str]
+    """Every declared container → its mode."""
+    networks: frozenset[str]
+    """Every declared network."""
+    busy: Callable[[str], Sequence[int]]
+    """The pids of the processes that live in a container's namespace, by its name."""
+    keep: str = ""
+    """Why nothing undeclared may be removed; empty: it may."""
+
+
+class Networks:
+    """One run of `plan`; collects as it goes through networks and, in `plan.py`, containers."""
+
+    def __init__(
+        self, desired: Desired, observed: Observed, scene: Scene, options: Options
+    ) -> None:
+        self.desired = desired
+        self.observed = observed
+        self.scene = scene
+        self.options = options
+        self.removals: list[Operation] = []
+        self.networks: list[Operation] = []
+        self.creations: list[ops.MakeContainer] = []
+        self.repairs: list[Operation] = []
+        self.last: list[Operation] = []
+        self.problems: dict[str, list[str]] = {}
+        self.held: list[Held] = []
+        self.states: dict[str, str] = {}
+        self.subnets = {name: b.subnets for name, b in desired.bridges.items()}
+        self.subnets |= {name: r.subnets for name, r in desired.routed.items()}
+        self.by_name = {link.name: link for link in observed.host.links}
+        self.view = HostView(observed, desired.members.values())
+        self.freed: set[str] = set()
+        """Files of the netns dir that are free once the removals are carried out."""
+        self.leaving: dict[str, bool] = {}
+        """Containers that are to be made anew, and whether they may be taken away for that."""
+
+    def wanted(self, name: str) -> bool:
+        return self.options.only is None or name in self.options.only
+
+    def problem(self, name: str, text: str, state: str = "failed") -> None:
+        self.problems.setdefault(name, []).append(text)
+        self.states[name] = state
+
+    def hold(self, name: str, reason: str) -> None:
+        self.held.append(Held(object=name, reason=reason))
+        self.states[name] = "held"
+
+    def take(self, name: str, groups: list[Group], where: list[Operation]) -> None:
+        taken = False
+        for group in groups:
+            cuts = next((op for op in group if op.interrupts), None)
+            if cuts is not None and self.options.no_interrupt:
+                self.hold(name, f"{cuts.describe()} would interrupt it (--no-interrupt)")
+                continue
+            where += group
+            taken = True
+        if taken:
+            self.states.setdefault(name, "differs")
+        else:
+            self.states.setdefault(name, "ok")
+
+    def plan_network(self, bridge: Bridge) -> None:
+        name = bridge.object
+        if bridge.external:
+            if name in self.desired.problems:
+                self.problem(name, self.desired.problems[name], "missing")
+            return
+        if name in self.observed.doubles:
+            self.problem(name, self.observed.doubles[name])
+            return
+        link = self.observed.bridges.get(bridge.network)
+        if link is None:
+            standing = self.by_name.get(bridge.name)
+            overlap = overlap_with_host(bridge, self.observed)
+            if standing is not None:
+                self.problem(
+                    name,
+                    f"{bridge.name} exists and is not runcnet's "
+                    "(external: true uses it; bridge: NAME takes another name)",
+                    "foreign",
+                )
+            elif overlap:
+                self.problem(name, overlap)
+            elif self.wanted(name):
+                self.networks.append(ops.MakeBridge(object=name, bridge=bridge))
+                self.states[name] = "missing"
+            return
+        used = (
+            any(
+                self.scene.busy(seen.name)
+                for seen in self.observed.containers.values()
+                if any(end.network == bridge.network for end in seen.ends)
+            )
+            if self._may_interrupt(bridge, link.name)
+            else False
+        )
+        groups = bridge_repairs(bridge, link, self.observed.host, used=used)
+        self.take(name, groups, self.networks)
+        if any(
+            isinstance(op, ops.RemoveAddress)
+            or (isinstance(op, ops.SetLink) and (op.mac is not None or op.name is not None))
+            for op in self.networks
+            if op.object == name
+        ):
+            self.view.flushed.add(bridge.name)
+
+    def plan_routed(self, network: Routed) -> None:
+        name = network.object
+        missing = [a for a in network.addresses if a not in self.observed.gateways]
+        if not missing:
+            self.states.setdefault(name, "ok")
+            return
+        new = len(missing) == len(network.addresses)
+        overlap = overlap_with_host(network, self.observed) if new else ""
+        if overlap:
+            self.problem(name, overlap)
+        elif self.wanted(name):
+            self.networks.append(ops.MakeGateway(object=name, addresses=tuple(missing)))
+            self.states[name] = "missing" if new else "differs"
+
+    def _may_interrupt(self, bridge: Bridge, link: str) -> bool:
+        """Looking for processes costs a walk through /proc: only where the answer matters."""
+        probe = bridge_repairs(
+            bridge, self.observed.bridges[bridge.network], self.observed.host, used=True
+        )
+        return any(op.interrupts for group in probe for op in group)
+
+    def plan_lost_networks(self) -> Iterator[tuple[str, Group]]:
+        """Bridges of ours that no network declares, with what would take them away."""
+        external = {b.name for b in self.desired.bridges.values() if b.external}
+        for network, link in sorted(self.observed.bridges.items()):
+            name = f"network/{network}"
+            kept = self.desired.bridges.get(network)
+            if (kept is not None and not kept.external) or not self.wanted(name):
+                continue
+            if kept is not None or link.name in external:
+                continue
+            if network in self.scene.networks and network not in self.desired.routed:
+                continue
+            yield name, [ops.RemoveBridge(object=name, link=link.name, index=link.index)]
+
+    def plan_lost_gateways(self, gone: set[str]) -> Iterator[ops.RemoveGateway]:
+        """Gateways of ours that no routed network declares, unless a member stays behind them."""
+        wanted = {a for network in self.desired.routed.values() for a in network.addresses}
+        staying = {
+            end.network
+            for seen in self.observed.containers.values()
+            for end in seen.ends
+            if f"container/{seen.name}" not in gone
+        }
+        for address, network in sorted(self.observed.gateways.items()):
+            name = f"network/{network or address.address}"
+            if address in wanted or not self.wanted(name):
+                continue
+            declared = network in self.desired.routed or network in self.desired.bridges
+            if not declared and (network in self.scene.networks or network in staying):
+                if network not in self.scene.networks:
+                    self.hold(name, f"containers still use its gateway {address}")
+                continue
+            yield ops.RemoveGateway(object=name, address=address, whole=not declared)
+
+    def plan_stray_neighbours(self) -> list[Operation]:
+        """Neighbours on bridges of ours that nobody needs: what a kill has left."""
+        ends = [end for seen in self.observed.containers.values() for end in seen.ends]
+        return [
+            ops.RemoveNeighbour(
+                object=f"network/{network}", link=self.view.names[row.index], row=row
+            )
+            for network, row in self.view.stray_neighbours(ends)
+            if network in self.desired.bridges
+        ]
+
+    def hold_occupied(self, name: str, going: set[str]) -> bool:
+        """Hold a bridge that somebody's port, or a container that stays, still needs."""
+        link = self.observed.bridges[name.partition("/")[2]]
+        owners = {
+            end.host.index: seen.name
+            for seen in self.observed.containers.values()
+            for end in seen.ends
+        }
+        removed_ends = {op.index for op in self._endpoint_removals()}
+        for port in self.observed.host.links:
+            if port.master != link.index or port.index in removed_ends:
+                continue
+            who = owners.get(port.index)
+            if who is None:
+                self.hold(name, f"{port.name} is a port of {link.name} and not runcnet's")
+                return True
+            if f"container/{who}" not in going:
+                self.hold(name, f"container {who} still uses {link.name}")
+                return True
+        return False
+
+    def _endpoint_removals(self) -> list[ops.RemoveEndpoint]:
+        both = self.removals + self.repairs
+        return [op for op in both if isinstance(op, ops.RemoveEndpoint)]

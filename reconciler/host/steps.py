@@ -1,0 +1,85 @@
+"""The steps that an operation takes in the C layer, and what a failed one is called."""
+
+import errno
+import os
+from collections.abc import Iterable
+
+from reconciler.core import ops
+from reconciler.core.desired import Endpoint
+from reconciler.core.names import network_alias
+from reconciler.core.rows import GEN_MODE_NONE, NeighbourRow
+from reconciler.host.batch import Batch, Result
+
+
+def set_link(batch: Batch, op: ops.SetLink, master: int | None) -> None:
+    """What differs on one link; `master` is its bridge's number (0: none, None: as it is)."""
+    inside = bool(op.netns) and not op.host
+    index = op.index
+    if op.name is not None:
+        batch.link(index, inside=inside, up=False)
+        batch.link(index, inside=inside, name=op.name)
+    if op.mac is not None:
+        if inside:
+            # Neighbours hear of the new MAC at once: open connections do not wait for a timeout.
+            name = op.name if op.name is not None else op.link
+            batch.sysctl(f"net/ipv4/conf/{name}/arp_notify", "1", inside=True)
+        batch.link(index, inside=inside, mac=op.mac)
+    if op.mtu is not None:
+        batch.link(index, inside=inside, mtu=op.mtu)
+    if op.gen_mode_none:
+        # Behind the MTU: below 1,280 bytes a link has no IPv6, and so no such mode.
+        batch.link(index, inside=inside, gen_mode=GEN_MODE_NONE)
+    if master is not None:
+        batch.link(index, inside=inside, master=master)
+    if op.group is not None:
+        batch.link(index, inside=inside, group=op.group)
+    if op.isolated is not None:
+        batch.link(index, inside=inside, isolated=op.isolated)
+    if op.alias is not None:
+        batch.link(index, inside=inside, alias=op.alias)
+    if op.up or op.name is not None:
+        batch.link(index, inside=inside, up=True)
+
+
+def make_bridge(batch: Batch, op: ops.MakeBridge, index: int) -> None:
+    """The steps that make a bridge whole."""
+    bridge = op.bridge
+    # By number, never by name: where somebody was faster, nothing of theirs may be touched.
+    batch.bridge(name=bridge.name, index=index, mac=bridge.mac)
+    # The MTU stays only once it was changed to another value (a bridge follows its ports else).
+    batch.link(index, inside=False, mtu=ops.other_mtu(bridge.mtu))
+    batch.link(index, inside=False, gen_mode=GEN_MODE_NONE)
+    batch.link(index, inside=False, mtu=bridge.mtu, alias=network_alias(bridge.network))
+    batch.link(index, inside=False, up=True)
+    for address in bridge.addresses:
+        batch.address(index, address, inside=False)
+
+
+def forget_neighbours(batch: Batch, rows: Iterable[NeighbourRow]) -> None:
+    """The steps that take the host's entries for a member away, as far as they still stand."""
+    for row in rows:
+        batch.neighbour(row.address, row.mac, link=row.index, inside=False, delete=True)
+
+
+def inner_up(batch: Batch, endpoint: Endpoint, link: int | str) -> None:
+    """The steps that bring the inner end of a veth pair up with its addresses."""
+    # In one message the flags would come first, and with them a link-local address.
+    batch.link(link, inside=True, gen_mode=GEN_MODE_NONE)
+    batch.link(link, inside=True, up=True)
+    for address in endpoint.addresses:
+        batch.address(link, address, inside=True)
+
+
+def failure_text(result: Result) -> str:
+    """What failed, in the words of the step and of the kernel."""
+    failure = result.failures[0]
+    cause = failure.text or os.strerror(failure.errno)
+    text = f"{failure.action}: {cause} ({_errno_name(failure.errno)})"
+    if failure.errno == errno.EEXIST and failure.action.startswith("add veth"):
+        name = failure.action.split()[2]
+        text += f"; something still holds its old namespace (find it, or `ip link del {name}`)"
+    return text
+
+
+def _errno_name(code: int) -> str:
+    return errno.errorcode.get(code, str(code))
