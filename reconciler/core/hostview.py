@@ -4,7 +4,7 @@ Permanent neighbours (for members of bridges, too: they do not count against the
 and, in routed networks, a route each. Kept in maps, since thousands of members ask.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from reconciler.core import ops
 from reconciler.core.desired import DesiredRoute, Endpoint, Member
@@ -20,7 +20,7 @@ MAIN_TABLE = 254
 class HostView:
     """The host's dump, by what is asked of it."""
 
-    def __init__(self, observed: Observed, members: Iterable[Member]) -> None:
+    def __init__(self, observed: Observed, members: Collection[Member]) -> None:
         host = observed.host
         self.names = {link.index: link.name for link in host.links}
         self.indexes = {link.name: link.index for link in host.links}
@@ -41,6 +41,8 @@ class HostView:
             for address in e.neighbours
         }
         """Neighbours on bridges that somebody has or is about to have: an address can change hands."""
+        self.places = {route.to for m in members for e in m.endpoints for route in e.routes}
+        """Where the host's routes to members are to lead, whoever has the address now."""
         self.flushed: set[str] = set()
         """Bridges that lose their neighbours in this pass."""
 
@@ -117,7 +119,6 @@ class HostView:
     def _route_repairs(self, owner: str, endpoint: Endpoint, index: int, lost: bool) -> Group:
         seen = {(row.to, row.source): row for row in self.routes.get(index, ()) if row.via is None}
         wanted = {(route.to, route.source) for route in endpoint.routes}
-        places = {route.to for route in endpoint.routes}
         group: Group = [
             # One to the same place is replaced by the one that is added.
             ops.RemoveRoute(
@@ -125,7 +126,7 @@ class HostView:
                 route=DesiredRoute(to=to, via=None, link=endpoint.host_name, source=source),
             )
             for to, source in seen
-            if (to, source) not in wanted and to not in places and not lost
+            if (to, source) not in wanted and to not in self.places and not lost
         ]
         group += [
             ops.AddRoute(object=owner, route=route)

@@ -64,7 +64,7 @@ class Networks:
         self.subnets = {name: b.subnets for name, b in desired.bridges.items()}
         self.subnets |= {name: r.subnets for name, r in desired.routed.items()}
         self.by_name = {link.name: link for link in observed.host.links}
-        self.view = HostView(observed, desired.members.values())
+        self.view = HostView(observed, tuple(desired.members.values()))
         self.freed: set[str] = set()
         """Files of the netns dir that are free once the removals are carried out."""
         self.leaving: dict[str, bool] = {}

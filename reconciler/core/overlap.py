@@ -14,6 +14,7 @@ def overlap_with_host(network: Bridge | Routed, observed: Observed) -> str:
     host = observed.host
     ours = {link.index for link in observed.bridges.values()}
     ours |= {end.host.index for seen in observed.containers.values() for end in seen.ends}
+    gateways = {address.subnet for address in observed.gateways}
     names = {link.index: link.name for link in host.links}
     for subnet in network.subnets:
         for row in host.addresses:
@@ -25,12 +26,10 @@ def overlap_with_host(network: Bridge | Routed, observed: Observed) -> str:
                     "which is not runcnet's (give the network another subnet)"
                 )
         for route in host.routes:
-            if (
-                route.protocol == PROTOCOL
-                or route.index in ours
-                or route.table != MAIN_TABLE
-                or not route.to.prefix
-            ):
+            if route.table != MAIN_TABLE or not route.to.prefix:
+                continue
+            # The kernel itself routes an IPv6 address to its link, `lo` too.
+            if route.protocol == PROTOCOL or route.index in ours or route.to in gateways:
                 continue
             if _meets(subnet, route.to):
                 return (

@@ -200,9 +200,9 @@ class _Planner(Networks):
 
 
 def _needs_network(op: Operation) -> bool:
-    return isinstance(op, ops.MakeEndpoint) or (
-        isinstance(op, ops.SetLink) and op.master is not None
-    )
+    if isinstance(op, ops.AddRoute):
+        return op.route.source is not None
+    return isinstance(op, ops.MakeEndpoint) or (isinstance(op, ops.SetLink) and bool(op.master))
 
 
 def _pids(pids: Sequence[int]) -> str:

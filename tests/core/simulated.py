@@ -142,8 +142,9 @@ class Kernel:
                 room = self._room(op)
                 row = self._route(room, op.route)
                 same = [r for r in room.routes if (r.to, r.table) == (row.to, row.table)]
-                assert same in ([], [row]), "EEXIST"  # a route of ours is put in its own place
-                room.routes += [] if same else [row]
+                # A route of ours takes its own place; on the host, that of who had the address before.
+                assert room is self.host or same in ([], [row]), "EEXIST"
+                room.routes = [r for r in room.routes if r not in same] + [row]
             case ops.RemoveRoute():
                 room = self._room(op)
                 room.routes.remove(self._route(room, op.route))
