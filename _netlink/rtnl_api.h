@@ -111,6 +111,7 @@ struct rcn_link {
     char kind[16];
     uint32_t alias; /* offset in the heap */
     uint32_t alias_size;
+    uint32_t digest; /* of all above and the alias: equal digests, equal links */
 };
 
 struct rcn_address {
@@ -185,9 +186,11 @@ struct rcn_scan {
 /* Dump `what` of the namespaces at `paths`; a NULL path is the caller's own, an empty one a fresh
  * namespace that nobody sees. Of neighbours, the caller's own are all dumped, elsewhere only the
  * gateways looked up to which a link route of ours leads: one table serves all namespaces of a
- * kernel, and each dump walks it whole. To be freed by rcn_scan_free, also after an error. */
+ * kernel, and each dump walks it whole. Where `links` are given, of the caller's own links only
+ * these are asked for, by number. To be freed by rcn_scan_free, also after an error. */
 int rcn_scan_run(const char *const *paths, uint32_t n_paths, const char *const *sysctls,
-                 uint32_t n_sysctls, uint32_t what, struct rcn_scan *scan);
+                 uint32_t n_sysctls, uint32_t what, const int32_t *links, uint32_t n_links,
+                 struct rcn_scan *scan);
 void rcn_scan_free(struct rcn_scan *scan);
 
 /* Read one netlink datagram of a dump into the scan; what the fuzzer calls. Answers 1 where the

@@ -13,6 +13,7 @@
 #include <linux/neighbour.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -121,6 +122,23 @@ static int read_sysctls(struct rcn_scan *scan, struct rcn_space *space, struct r
     return 0;
 }
 
+/* One question with one answer. */
+static int ask_one(struct rcn_scan *scan, struct rcn_space *space, int fd, const void *request,
+                   size_t size, uint32_t sequence, char *buffer)
+{
+    ssize_t got;
+
+    if (send(fd, request, size, 0) < 0)
+        return -errno;
+    do
+        got = recv(fd, buffer, RECEIVE, 0);
+    while (got < 0 && errno == EINTR);
+    if (got < 0)
+        return -errno;
+    int error = rcn_scan_parse(scan, space, buffer, (size_t)got, sequence);
+    return error < 0 ? error : 0;
+}
+
 /* The neighbours behind link routes of ours, one question each. What is not there is no error. */
 static int read_gateways(struct rcn_scan *scan, struct rcn_space *space, int fd, uint32_t *sequence,
                          char *buffer)
@@ -151,16 +169,8 @@ static int read_gateways(struct rcn_scan *scan, struct rcn_space *space, int fd,
         request.attribute.rta_type = NDA_DST;
         request.attribute.rta_len = (uint16_t)RTA_LENGTH(width);
         memcpy(request.address, route.to, width);
-        if (send(fd, &request, request.header.nlmsg_len, 0) < 0)
-            return -errno;
-        ssize_t got;
-        do
-            got = recv(fd, buffer, RECEIVE, 0);
-        while (got < 0 && errno == EINTR);
-        if (got < 0)
-            return -errno;
-        int error = rcn_scan_parse(scan, space, buffer, (size_t)got, *sequence);
-        if (error < 0 && error != -ENOENT && error != -ENODEV)
+        int error = ask_one(scan, space, fd, &request, request.header.nlmsg_len, *sequence, buffer);
+        if (error && error != -ENOENT && error != -ENODEV)
             return error;
     }
     return 0;
@@ -181,16 +191,21 @@ static uint64_t mix(uint64_t digest, const char *data, size_t size)
 }
 
 /* What the rows of one space say, as a number. Places in the heap are left out. */
-static uint64_t digest_of(const struct rcn_scan *scan, const struct rcn_space *space,
+static uint64_t digest_of(struct rcn_scan *scan, const struct rcn_space *space,
                           const size_t before[6])
 {
     uint64_t digest = space->cookie;
 
     for (uint32_t i = 0; i < space->n_links; i++) {
         struct rcn_link link;
-        memcpy(&link, scan->rows[RCN_LINKS] + before[RCN_LINKS] + i * sizeof link, sizeof link);
+        char *row = scan->rows[RCN_LINKS] + before[RCN_LINKS] + i * sizeof link;
+        memcpy(&link, row, sizeof link);
+        uint64_t one = mix(link.alias_size, scan->rows[RCN_HEAP] + link.alias, link.alias_size);
         link.alias = 0;
-        digest = mix(digest, (const char *)&link, sizeof link);
+        one = mix(one, (const char *)&link, sizeof link);
+        digest = mix(digest, (const char *)&one, sizeof one);
+        uint32_t folded = (uint32_t)(one ^ one >> 32);
+        memcpy(row + offsetof(struct rcn_link, digest), &folded, sizeof folded);
     }
     for (int which = RCN_ADDRESSES; which <= RCN_HEAP; which++) {
         size_t size = scan->used[which] - before[which];
@@ -201,12 +216,41 @@ static uint64_t digest_of(const struct rcn_scan *scan, const struct rcn_space *s
     return digest;
 }
 
+/* Single links by number instead of a dump of all: a host has thousands. */
+static int read_links(struct rcn_scan *scan, struct rcn_space *space, int fd, const int32_t *links,
+                      uint32_t n_links, uint32_t *sequence, char *buffer)
+{
+    for (uint32_t i = 0; i < n_links; i++) {
+        struct {
+            struct nlmsghdr header;
+            struct ifinfomsg link;
+            struct rtattr attribute;
+            uint32_t mask;
+        } request;
+        memset(&request, 0, sizeof request);
+        request.header.nlmsg_len = sizeof request;
+        request.header.nlmsg_type = RTM_GETLINK;
+        request.header.nlmsg_flags = NLM_F_REQUEST;
+        request.header.nlmsg_seq = ++*sequence;
+        request.link.ifi_index = links[i];
+        request.attribute.rta_type = IFLA_EXT_MASK;
+        request.attribute.rta_len = RTA_LENGTH(sizeof request.mask);
+        request.mask = SKIP_STATS;
+        int error = ask_one(scan, space, fd, &request, sizeof request, *sequence, buffer);
+        if (error && error != -ENODEV)
+            return error;
+    }
+    return 0;
+}
+
 struct scanning {
     const char *const *paths;
     uint32_t n_paths;
     const char *const *sysctls;
     uint32_t n_sysctls;
     uint32_t what;
+    const int32_t *links;
+    uint32_t n_links;
     struct rcn_scan *scan;
     int error;
 };
@@ -242,6 +286,10 @@ static int scan_space(const struct scanning *all, struct rcn_space *space, const
     for (size_t i = 0; !error && i < sizeof types / sizeof *types; i++) {
         if (!(all->what & 1U << i))
             continue;
+        if (own && types[i] == RTM_GETLINK && all->n_links) {
+            error = read_links(all->scan, space, fd, all->links, all->n_links, &sequence, buffer);
+            continue;
+        }
         error = dump(all->scan, space, fd, types[i], &sequence, buffer);
         if (error == -EOPNOTSUPP) /* a kernel without policy rules */
             error = 0;
@@ -284,9 +332,10 @@ static void *scan_all(void *argument)
 }
 
 int rcn_scan_run(const char *const *paths, uint32_t n_paths, const char *const *sysctls,
-                 uint32_t n_sysctls, uint32_t what, struct rcn_scan *scan)
+                 uint32_t n_sysctls, uint32_t what, const int32_t *links, uint32_t n_links,
+                 struct rcn_scan *scan)
 {
-    struct scanning all = {paths, n_paths, sysctls, n_sysctls, what, scan, 0};
+    struct scanning all = {paths, n_paths, sysctls, n_sysctls, what, links, n_links, scan, 0};
     pthread_t id;
 
     memset(scan, 0, sizeof *scan);

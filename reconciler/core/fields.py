@@ -40,9 +40,14 @@ def word(text: str, *choices: str) -> str:
     return text
 
 
+def is_name(text: str, limit: int) -> bool:
+    """Whether it can name a network or a container."""
+    return len(text) <= limit and NAME.match(text) is not None
+
+
 def name(text: str, limit: int, what: str) -> str:
     """The name of a network or a container."""
-    if not NAME.match(text) or len(text) > limit:
+    if not is_name(text, limit):
         raise ValueError(
             f"{text!r} is no {what} name (at most {limit} of A-Z a-z 0-9 _ . + -, "
             "beginning with a letter or digit)"

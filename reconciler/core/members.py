@@ -16,14 +16,43 @@ MODES = ("network", "none", "host")
 REPLICAS = range(1, 100_001)
 
 
+Templates = dict[bytes, Container]
+"""What was read from a body that says nothing of its own: thousands of containers share one."""
+
+
 def containers(
-    tree: Tree, path: Path, name: str, raw: RawContainer, networks: Mapping[str, Network]
+    tree: Tree,
+    path: Path,
+    name: str,
+    raw: RawContainer,
+    networks: Mapping[str, Network],
+    templates: Templates,
 ) -> list[Container]:
     """Read one container, or all replicas that it stands for. Raises Trouble.
 
     Interfaces in networks that are not in `networks` are passed over: their container is judged by
     `rules.py` first.
     """
+    shape = msgspec.json.encode(raw)
+    known = templates.get(shape)
+    if known is not None and fields.is_name(name, 128):
+        place = tree.place(path, key=True)
+        return [msgspec.structs.replace(known, name=name, netns=name, place=place)]
+    found = _read(tree, path, name, raw, networks, shape)
+    own = (raw.netns, raw.bundle, raw.join, raw.replicas)
+    if own == (None, None, None, None) and not any(i.addresses for i in found[0].interfaces):
+        templates[shape] = found[0]
+    return found
+
+
+def _read(
+    tree: Tree,
+    path: Path,
+    name: str,
+    raw: RawContainer,
+    networks: Mapping[str, Network],
+    shape: bytes,
+) -> list[Container]:
     r = Reader(tree, path)
     r.read(lambda text: fields.name(text, 128, "container"), name)
     mode = "join" if raw.join is not None else raw.mode or "network"
@@ -64,6 +93,7 @@ def containers(
         dns=_container_dns(r, raw, networks, interfaces),
         bundle=folder,
         place=tree.place(path, key=True),
+        shape=shape,
     )
     if count is None:
         return [base]

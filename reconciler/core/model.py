@@ -221,6 +221,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     dns: Dns | None
     bundle: str | None
     place: Place
+    shape: bytes = b""
+    """Its body in the file, in a form of its own: equal shapes say the same."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):

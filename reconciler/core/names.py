@@ -4,7 +4,6 @@ They depend only on what is declared and on the machine, never on the version of
 upgrade must plan nothing. Hence the spelled-out formats and the fixed hash.
 """
 
-import base64
 import hashlib
 import re
 from typing import NamedTuple
@@ -23,14 +22,29 @@ def _digest(*parts: str) -> bytes:
     return hashlib.sha256("\0".join(parts).encode()).digest()
 
 
+_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = [one + two for one in _BASE32 for two in _BASE32]
+
+
 def _short(lead: str, *parts: str) -> str:
-    # 13 characters of base32 are 65 bits: a collision among 100,000 names has odds of 1 in 7 * 10^9.
-    return lead + base64.b32encode(_digest(*parts)).decode().lower()[:13]
+    """The digest's first 65 bits in base32 (RFC 4648), small letters.
+
+    A collision among 100,000 names has odds of 1 in 7 * 10^9. base64.b32encode would do, at five
+    times the cost.
+    """
+    bits = int.from_bytes(_digest(*parts)[:9], "big")
+    pairs = [_PAIRS[bits >> shift & 1023] for shift in (62, 52, 42, 32, 22, 12)]
+    return lead + "".join(pairs) + _BASE32[bits >> 7 & 31]
 
 
 def host_interface(network: str, container: str, interface: str) -> str:
     """The host's end of a veth pair, 15 bytes."""
     return _short("rn", "host", network, container, interface)
+
+
+def looks_derived(name: str) -> bool:
+    """Whether it could be the derived name of a host end."""
+    return len(name) == 15 and name.startswith("rn")
 
 
 def bridge_name(network: str) -> str:

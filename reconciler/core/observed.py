@@ -51,7 +51,12 @@ class SeenEnd(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """The inner interface's name as the mark or the record says."""
     host: Link
-    inner: Link | None
+    space: Space | None
+
+    @property
+    def inner(self) -> Link | None:
+        """The inner end; looked for when it is asked for."""
+        return _inner(self.host, self.space)
 
 
 class SeenContainer(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,7 +156,10 @@ def observe_owned(
             netns=file,
             space=seen,
             source=source,
-            ends=tuple(_with_inner(mark, link, seen) for mark, link in ends.get(name, [])),
+            ends=tuple(
+                SeenEnd(network=mark.network, name=mark.interface, host=link, space=seen)
+                for mark, link in ends.get(name, [])
+            ),
             networked=name in ends or name in noted or not witness.present,
         )
     bridges, twice = _bridges(host, witness)
@@ -254,7 +262,3 @@ def _paired(space: Space, ends: list[tuple[EndpointAlias, Link]]) -> bool:
     The mark on `lo` proves nothing by itself: a host inside a container of ours writes such marks too.
     """
     return any(_inner(link, space) for _, link in ends)
-
-
-def _with_inner(mark: EndpointAlias, link: Link, space: Space | None) -> SeenEnd:
-    return SeenEnd(network=mark.network, name=mark.interface, host=link, inner=_inner(link, space))

@@ -32,6 +32,8 @@ class Link(NamedTuple):
     alias: str
     group: int = 0
     """The device group (IFLA_GROUP); 0 is the default one."""
+    digest: int = 0
+    """Equal digests, equal links."""
 
     @property
     def up(self) -> bool:

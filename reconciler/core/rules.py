@@ -1,6 +1,6 @@
 """Errors of meaning that concern several objects: who holds what, who refers to whom."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from reconciler.core import names
@@ -32,6 +32,10 @@ class Claims:
         """Take it, or answer with the one that has it."""
         other = self._held.setdefault((kind, value), holder)
         return other if other != holder else None
+
+    def held(self, kind: str) -> list[str]:
+        """All of a kind that is taken."""
+        return [str(value) for of, value in self._held if of == kind]
 
     def take_ports(self, port: PortForward, holder: str) -> str | None:
         """Take a run of host ports, or answer with a holder of one of them."""
@@ -112,9 +116,9 @@ def container_clashes(
             holder = claims.take("mac", interface.mac, me)
             if holder:
                 yield clash(f"{names.mac_text(interface.mac)} is {holder}'s", *at, "mac")
-        end = interface.host_interface or names.host_interface(
-            interface.network, container.name, interface.name
-        )
+        if interface.host_interface is None:
+            continue  # derived: see `derived_clashes`
+        end = interface.host_interface
         holder = claims.take("bridge", end, f"{me}/{interface.name}")
         if holder:
             yield clash(f"the host's link {end} is {holder}'s", *at, "host_interface")
@@ -140,6 +144,23 @@ def container_clashes(
         holder = claims.take_ports(port, me)
         if holder:
             yield clash(f"the host port of {port} is {holder}'s", "ports", number)
+
+
+def derived_clashes(claims: Claims, containers: Iterable[Container]) -> Iterator[Clash]:
+    """Host ends whose derived name somebody has declared for another link.
+
+    Derived names do not meet one another (names.py), so only a declared one that looks derived counts.
+    """
+    if not any(names.looks_derived(name) for name in claims.held("bridge")):
+        return
+    for container in containers:
+        for number, interface in enumerate(container.interfaces):
+            if interface.host_interface is None:
+                end = names.host_interface(interface.network, container.name, interface.name)
+                holder = claims.take("bridge", end, f"container {container.name}/{interface.name}")
+                if holder:
+                    text = f"the host's link {end} is {holder}'s"
+                    yield Clash("containers", container.name, ("interfaces", number), text)
 
 
 def crowding(

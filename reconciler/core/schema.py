@@ -4,6 +4,7 @@ Every scalar is text here; `declare.py` reads it by the type of its field.
 """
 
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ class RawNetwork(msgspec.Struct, forbid_unknown_fields=True):
     dns: str | RawDns | None = None
 
 
-class RawInterface(msgspec.Struct, forbid_unknown_fields=True):
+class RawInterface(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One interface of a container."""
 
     network: str
@@ -69,7 +70,7 @@ class RawInterface(msgspec.Struct, forbid_unknown_fields=True):
     default_route: str | None = None
 
 
-class RawContainer(msgspec.Struct, forbid_unknown_fields=True):
+class RawContainer(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """The body of a container."""
 
     netns: str | None = None
@@ -127,6 +128,11 @@ def shape_errors(node: Any, shape: Any, path: Path) -> Iterator[ShapeError]:
             yield from shape_errors(value, typing.get_args(maps[0])[1], (*path, key))
 
 
+@functools.cache
+def _fields(shape: Any) -> dict[str, Any]:
+    return {field.name: field for field in msgspec.structs.fields(shape)}
+
+
 def _is_struct(shape: Any) -> bool:
     return isinstance(shape, type) and issubclass(shape, msgspec.Struct)
 
@@ -140,7 +146,7 @@ def _short(text: str) -> str:
 
 
 def _struct_errors(node: Map, shape: Any, path: Path) -> Iterator[ShapeError]:
-    fields = {field.name: field for field in msgspec.structs.fields(shape)}
+    fields = _fields(shape)
     for key, value in node.items():
         if key in fields:
             yield from shape_errors(value, fields[key].type, (*path, key))

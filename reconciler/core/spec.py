@@ -4,6 +4,7 @@ A file is taken whole or not at all: one error rejects it, what it said when it 
 for it, and everything is judged again until nothing changes any more.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,9 @@ class _Judge:
         self.containers: dict[str, Container] = {}
         self.waiting: dict[str, str] = {}
         self.stuck = ""
+        self.raw: dict[str, RawFile] = {}
+        """Loaded files whose shape is right."""
+        self.templates: members.Templates = {}
         self.homes: dict[tuple[str, str], tuple[Tree, Path, bool]] = {}
 
     def run(self) -> None:
@@ -86,6 +90,10 @@ class _Judge:
             view = Map()
             view.update(root)
             root = view
+        # Almost always all is well, which one conversion in C tells.
+        with contextlib.suppress(msgspec.ValidationError):
+            self.raw[tree.file] = msgspec.convert(root, RawFile)
+            return
         for error in shape_errors(root, RawFile, ()):
             at = tree.place(error.path, key=error.key)
             self._add(Rejection(place=at, path=path_text(error.path), message=error.message))
@@ -127,7 +135,8 @@ class _Judge:
             return
         name = str(path[1])
         try:
-            raw = msgspec.convert(body, RawNetwork)
+            whole = None if standing_in else self.raw.get(tree.file)
+            raw = whole.networks[name] if whole else msgspec.convert(body, RawNetwork)
             self.networks[name] = declare.network(tree, path, name, raw)
         except msgspec.ValidationError:
             return  # shape_errors has said it, with its place
@@ -148,7 +157,8 @@ class _Judge:
             return
         name = str(path[1])
         try:
-            raw = msgspec.convert(body, RawContainer)
+            whole = None if standing_in else self.raw.get(tree.file)
+            raw = whole.containers[name] if whole else msgspec.convert(body, RawContainer)
         except msgspec.ValidationError:
             return
         missing = [(n, where) for n, where in _referred(raw) if n not in self.networks]
@@ -158,7 +168,7 @@ class _Judge:
             elif ("networks", network) not in self.homes:
                 self._note(tree, (*path, *where), unknown("network", network, self.networks))
         try:
-            found = members.containers(tree, path, name, raw, self.networks)
+            found = members.containers(tree, path, name, raw, self.networks, self.templates)
         except Trouble as trouble:
             self._troubles(tree, trouble, standing_in)
             return
@@ -201,6 +211,8 @@ class _Judge:
                     self.waiting[container.name] = f"{container.join} is not readable at present"
                 else:
                     self._clash(joined)
+        for clash in rules.derived_clashes(claims, containers):
+            self._clash(clash)
         for clash in rules.crowding(self.networks, self.containers):
             self._clash(clash)
         for name in self.waiting:

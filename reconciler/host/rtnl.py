@@ -26,7 +26,7 @@ __all__ = [
     "unbind",
 ]
 
-LINK = struct.Struct("=iIIiiiIBB6s16s16sII")
+LINK = struct.Struct("=iIIiiiIBB6s16s16sIII")
 ADDRESS = struct.Struct("=iI4B16s")
 ROUTE = struct.Struct("=iII8B16s16s16s")
 RULE = struct.Struct("=II4B16s")
@@ -48,9 +48,17 @@ def scan(paths: Sequence[str], *, sysctls: Sequence[str] = ()) -> list[Space]:
         return _scan(paths[:middle], sysctls) + second.result()
 
 
-def scan_host(*, sysctls: Sequence[str] = (), links_only: bool = False) -> Space:
-    """A dump of our own namespace. Raises OSError where it could not be read."""
-    space = _scan([None], sysctls, lib.RCN_WHAT_LINKS if links_only else lib.RCN_WHAT_ALL)[0]
+def scan_host(
+    *, sysctls: Sequence[str] = (), links_only: bool = False, links: Sequence[int] | None = None
+) -> Space:
+    """A dump of our own namespace; of `links` only those with these numbers, where given.
+
+    Raises OSError where it could not be read.
+    """
+    what = lib.RCN_WHAT_LINKS if links_only else lib.RCN_WHAT_ALL
+    if links is not None and not links:
+        what &= ~lib.RCN_WHAT_LINKS
+    space = _scan([None], sysctls, what, links or ())[0]
     if space.error:
         raise OSError(space.error, "the host's links could not be dumped")
     return space
@@ -65,7 +73,10 @@ def absent_sysctls(names: Sequence[str]) -> list[str]:
 
 
 def _scan(
-    paths: Sequence[str | None], sysctls: Sequence[str], what: int = lib.RCN_WHAT_ALL
+    paths: Sequence[str | None],
+    sysctls: Sequence[str],
+    what: int = lib.RCN_WHAT_ALL,
+    links: Sequence[int] = (),
 ) -> list[Space]:
     """None stands for our own namespace, an empty path for a fresh one."""
     if not paths:
@@ -83,7 +94,14 @@ def _scan(
     found = ffi.new("struct rcn_scan *")
     try:
         error = lib.rcn_scan_run(
-            pointers, len(paths), ffi.new("char *[]", names), len(names), what, found
+            pointers,
+            len(paths),
+            ffi.new("char *[]", names),
+            len(names),
+            what,
+            ffi.new("int32_t[]", list(links)),
+            len(links),
+            found,
         )
         if error:
             raise OSError(-error, "the netlink thread could not start")
@@ -153,8 +171,8 @@ def _links(raw: bytes, heap: bytes) -> list[Link]:
     return [
         Link(index, _text(name), _text(kind), mac, mtu, flags, master, peer, nsid, mode,
              bool(isolated), heap[alias : alias + size].decode("utf-8", "replace") if size else "",
-             group)
-        for index, flags, mtu, master, peer, nsid, group, mode, isolated, mac, name, kind, alias, size
+             group, digest)
+        for index, flags, mtu, master, peer, nsid, group, mode, isolated, mac, name, kind, alias, size, digest
         in LINK.iter_unpack(raw)
     ]  # fmt: skip
 

@@ -233,7 +233,8 @@ class _Builder:
                     self._refuse(mark, keys, f"alias *{event.anchor} (write the value out)")
                     value: Any = ""
                 else:
-                    self._plain(event, mark, keys)
+                    if event.anchor is not None or event.tag is not None:
+                        self._plain(event, mark, keys)
                     empty = event.value == "" and not event.style
                     null = not event.style and event.value in ("~", "null")
                     value = None if empty or null else event.value

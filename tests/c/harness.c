@@ -100,7 +100,7 @@ static void work(const char *dir)
     CHECK(!rcn_run(jobs, 1, steps, results));
     CHECK(results[0].error);
     names[COUNT] = "/etc/passwd";
-    CHECK(!rcn_scan_run(names, COUNT + 1, sysctls, 2, RCN_WHAT_ALL, &scan));
+    CHECK(!rcn_scan_run(names, COUNT + 1, sysctls, 2, RCN_WHAT_ALL, NULL, 0, &scan));
     CHECK(scan.spaces[0].n_links == 2 && scan.spaces[COUNT].error);
     CHECK(!memcmp(scan.rows[5] + scan.spaces[0].sysctls, "+99\n\0-", 6));
     rcn_scan_free(&scan);
