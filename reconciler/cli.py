@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -131,6 +132,10 @@ def _guarded(run: Callable[[], int]) -> int:
 
 def _pass(options: argparse.Namespace, *, dry: bool, only: frozenset[str] | None = None) -> int:
     from reconciler.reconcile import reconcile
+
+    # A pass makes many objects, hardly one in a cycle, and ends: to look for cycles again and again
+    # costs a third of its time.
+    gc.disable()
 
     terminal = _terminal(options)
     try:

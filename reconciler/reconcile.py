@@ -2,14 +2,15 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import msgspec
 
 from reconciler.attachment import Attachments
 from reconciler.core import ops
-from reconciler.core.desired import Desired, desired_state
+from reconciler.core.desired import PING_GROUPS, Desired, desired_state
 from reconciler.core.leases import Assignment, Book, assign
 from reconciler.core.model import Rejection, Spec
 from reconciler.core.netplan import Held, Options, Scene
@@ -17,11 +18,12 @@ from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
 from reconciler.core.plan import Plan, plan
 from reconciler.core.report import Done, Report
+from reconciler.core.seal import fresh_seals, settled
 from reconciler.core.standing import standing_addresses, without
 from reconciler.host import lock, netns, rtnl
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.machine import machine_id
-from reconciler.host.observe import busy_in, observe, read_witness
+from reconciler.host.observe import Dumps, busy_in, dump, dump_part, observe, read_witness
 from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import Declared, read_declared
@@ -29,6 +31,10 @@ from reconciler.wall import Wall
 
 READS = 5
 """How often files that keep changing are read again before what they no longer declare is kept."""
+
+FEW = 256
+"""Up to so many touched objects, only they are looked at again after a change."""
+SYSCTLS_FACT = "sysctls"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +97,7 @@ class Pass:
         self.progress: Callable[[int], None] = lambda count: None
         self.changing = changing
         self.machine = machine_id()
+        self._ahead: Future[Dumps] | None = None
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -108,6 +115,7 @@ class Pass:
 
     def _prospect(self, *, restless: str) -> Prospect:
         settings = self.settings
+        self.look_ahead()
         declared = read_declared(settings.config_dirs, self.store.remembered())
         spec = declared.loaded.spec
         observed = self.observe(spec)
@@ -121,7 +129,7 @@ class Pass:
         assignment = assign(
             spec,
             book,
-            standing=standing_addresses(observed),
+            standing=standing_addresses(observed, spec, book),
             busy=lambda name: bool(busy(name)),
             kept=kept,
         )
@@ -136,6 +144,7 @@ class Pass:
             declared=modes,
             networks=frozenset(spec.networks),
             busy=busy,
+            settled=settled(desired, observed, self.record.seals()),
             keep=restless or declared.keep,
         )
         options = Options(
@@ -183,19 +192,43 @@ class Pass:
             notes=self.store.notes,
         )
 
-    def observe(self, spec: Spec) -> Observed:
-        """A fresh dump of the host and of every namespace in the netns dir."""
-        names = {"net.ipv4.ping_group_range"}
+    def look_ahead(self) -> None:
+        """Begin to dump while the files are read; what namespaces are asked for, the last pass says."""
+        names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
+        self._ahead = ThreadPoolExecutor(1).submit(dump, self.settings.netns_dir, names)
+
+    def observe(self, spec: Spec, *, touched: Collection[str] | None = None) -> Observed:
+        """The host and every namespace of the netns dir; where few objects were `touched`, theirs."""
+        wanted = {PING_GROUPS[0]}
         expected = []
         for container in spec.containers.values():
-            names.update(name for name, _ in container.sysctls)
+            wanted.update(name for name, _ in container.sysctls)
             if container.mode in ("network", "none"):
-                expected.append(container.netns)
+                name = f"container/{container.name}"
+                if touched is None or name in touched:
+                    expected.append(container.netns)
+        names = tuple(sorted(wanted))
+        witness = read_witness(self.record)
+        netns_dir = self.settings.netns_dir
+        ahead, self._ahead = self._ahead, None
+        dumps = ahead.result() if ahead is not None else None
+        if touched is not None:
+            containers = {t.partition("/")[2] for t in touched if t.startswith("container/")}
+            links = {i for i, (_, name, _) in witness.ends.items() if name in containers}
+            links |= {index for index in witness.bridges.values() if index}
+            files = {*expected, *containers}
+            dumps = dump_part(netns_dir, names, files=files, links=links)
+            inside = {n: c for n, c in witness.spaces.items() if n in containers}
+            witness = msgspec.structs.replace(witness, spaces=inside)
+        elif dumps is None or dumps.sysctls != names:
+            dumps = dump(netns_dir, names)
+            if self.changing:
+                self.store.put(SYSCTLS_FACT, " ".join(names))
         return observe(
-            netns_dir=self.settings.netns_dir,
-            witness=read_witness(self.record),
+            dumps,
+            netns_dir=netns_dir,
+            witness=witness,
             expected=expected,
-            sysctls=sorted(names),
             ipv6=any(s.version == 6 for n in spec.networks.values() for s in n.subnets),
         )
 
@@ -289,7 +322,7 @@ class Pass:
         """Look again: what is still to be done failed, whatever the kernel answered."""
         done = {outcome.operation.object for outcome in outcomes}
         broken = {outcome.operation.object for outcome in outcomes if outcome.error}
-        observed = self.observe(prospect.spec)
+        observed = self.observe(prospect.spec, touched=done if len(done) <= FEW else None)
         left = plan(
             prospect.desired,
             observed,
@@ -301,11 +334,26 @@ class Pass:
             ),
             Options(only=frozenset(done)),
         )
-        return [
+        wrong = [
             Outcome(op, f"still to be done after the change: {op.describe()}")
             for op in left.operations
             if op.object in done and op.object not in broken
         ]
+        self.seal(prospect, observed, done - {outcome.operation.object for outcome in wrong}, left)
+        return wrong
+
+    def seal(
+        self, prospect: Prospect, observed: Observed, objects: Collection[str], found: Plan
+    ) -> None:
+        """Write down which of these are as wanted, so that the next pass need not look closer."""
+        old = self.record.seals()
+        fine = [
+            name.partition("/")[2]
+            for name in objects
+            if name.startswith("container/") and found.states.get(name) == "ok"
+        ]
+        gone = old.keys() - prospect.desired.members.keys()
+        self.record.note_seals(fresh_seals(prospect.desired, observed, fine, old), gone)
 
 
 def takes_away(decided: Plan) -> bool:
@@ -382,6 +430,8 @@ def reconcile(
         outcomes = one.carry_out(prospect)
         if outcomes and not stop():
             outcomes += one.verify(prospect, outcomes)
+        elif not outcomes:
+            one.seal(prospect, prospect.observed, prospect.plan.states, prospect.plan)
         if only is None and not prospect.declared.keep:
             prospect.attached.sweep(
                 set(prospect.spec.containers) | set(prospect.observed.containers)

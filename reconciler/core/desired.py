@@ -1,5 +1,6 @@
 """What the kernel is to hold: the spec and its addresses, resolved into kernel objects."""
 
+import hashlib
 from collections.abc import Mapping
 
 import msgspec
@@ -25,6 +26,9 @@ PING_GROUPS = ("net.ipv4.ping_group_range", "0 2147483647")
 TABLE = 0x7200
 """Reply routing of a container's n-th interface uses table and priority TABLE + n and TABLE."""
 MTU_DEFAULT = 1500
+VERSION = 1
+"""Of what is made from a declaration, and of what counts as a difference: to be raised with either,
+for what an older one found to be right is not looked at again."""
 
 
 class DesiredRoute(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +140,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[DesiredRule, ...]
     sysctls: tuple[tuple[str, str], ...]
     place: Place
+    key: bytes = b""
+    """A digest of all that it was made from: equal keys, equal members."""
 
     @property
     def object(self) -> str:
@@ -189,10 +195,15 @@ def desired_state(
             forwarding.update(s.version for s in network.subnets)
     networks: dict[str, Bridge | Routed] = {**bridges, **routed}
     members = {}
+    keys = {
+        name: repr((VERSION, machine, spec.networks[name], link)) for name, link in networks.items()
+    }
     for container in spec.containers.values():
         if container.mode in ("network", "none"):
             try:
-                members[container.name] = _member(container, spec, networks, addresses, machine)
+                members[container.name] = _member(
+                    container, spec, networks, addresses, machine, keys
+                )
             except _NoAddressError as error:
                 problems[f"container/{container.name}"] = str(error)
     return Desired(
@@ -284,6 +295,7 @@ def _member(
     networks: Mapping[str, Bridge | Routed],
     addresses: Mapping[Key, Address],
     machine: str,
+    keys: Mapping[str, str],
 ) -> Member:
     endpoints = []
     routes: list[DesiredRoute] = []
@@ -337,7 +349,18 @@ def _member(
         rules=tuple(rules),
         sysctls=tuple(sorted(sysctls.items())),
         place=container.place,
+        key=_key(container, endpoints, keys),
     )
+
+
+def _key(container: Container, endpoints: list[Endpoint], keys: Mapping[str, str]) -> bytes:
+    """What a member is made from: its body, its names, its addresses, and its networks whole."""
+    digest = hashlib.blake2b(container.shape, digest_size=16)
+    digest.update(f"\0{container.name}\0{container.netns}".encode())
+    for endpoint in endpoints:
+        digest.update(f"\0{endpoint.addresses}\0{endpoint.mac.hex()}".encode())
+        digest.update(keys[endpoint.network].encode())
+    return digest.digest()
 
 
 def _given_routes(network: Network, link: str) -> list[DesiredRoute]:

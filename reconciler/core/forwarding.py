@@ -7,6 +7,27 @@ from reconciler.core.ops import Operation
 
 FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
+NEIGHBOURS = tuple(
+    f"net/ipv{version}/neigh/default/gc_thresh{step}" for version in (4, 6) for step in (1, 2, 3)
+)
+"""How many neighbours the kernel keeps without a thought (1), gladly (2) and at most (3), over all
+namespaces together; only the initial namespace has the settings (arp(7))."""
+SHARE = {1: 1, 2: 4, 3: 8}
+"""Neighbours for each interface: itself by its peers, its gateway, and a few of its fellows.
+Permanent entries do not count, but what members look up themselves does."""
+
+
+def neighbour_sysctls(desired: Desired, observed: Observed) -> list[Operation]:
+    """Room in the kernel's neighbour table for thousands of members; raised, never lowered."""
+    count = sum(len(member.endpoints) for member in desired.members.values())
+    result: list[Operation] = []
+    for name in reversed(NEIGHBOURS):
+        now = observed.sysctls.get(name)
+        wanted = 1 << (count * SHARE[int(name[-1])] - 1).bit_length() if count else 0
+        if now is not None and now.isdigit() and int(now) < wanted:
+            result.append(ops.SetSysctl(object="host", name=name, value=str(wanted)))
+    return result
+
 
 def host_sysctls(desired: Desired, observed: Observed) -> list[Operation]:
     """Forwarding where a network needs it; before IPv6's, accept_ra 2 for who listens to routers.

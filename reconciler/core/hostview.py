@@ -10,7 +10,7 @@ from reconciler.core import ops
 from reconciler.core.desired import DesiredRoute, Endpoint, Member
 from reconciler.core.model import PROTOCOL
 from reconciler.core.names import network_group
-from reconciler.core.observed import Observed, SeenEnd
+from reconciler.core.observed import Observed, SeenContainer, SeenEnd
 from reconciler.core.rows import Link, NeighbourRow, RouteRow, Space
 
 Group = list[ops.Operation]
@@ -115,6 +115,26 @@ class HostView:
                 and (endpoint.group or (index, row.address) not in self.wanted)
             ]
         return group
+
+    def entries_stand(self, member: Member, seen: SeenContainer) -> bool:
+        """Whether the host's neighbours and routes for a container are as they should be."""
+        ends = {end.name: end.host.index for end in seen.ends}
+        for endpoint in member.endpoints:
+            index = ends.get(endpoint.name, 0)
+            if endpoint.group:
+                standing = {(row.to, row.source) for row in self.routes.get(index, ())}
+                if standing != {(route.to, route.source) for route in endpoint.routes}:
+                    return False
+            else:
+                index = self.indexes.get(endpoint.bridge, 0)
+                if endpoint.bridge in self.flushed:
+                    return False
+            rows = self.by_mac.get((index, endpoint.mac), ())
+            if len(rows) != len(endpoint.neighbours) or any(
+                row.address not in endpoint.neighbours for row in rows
+            ):
+                return False
+        return True
 
     def _route_repairs(self, owner: str, endpoint: Endpoint, index: int, lost: bool) -> Group:
         seen = {(row.to, row.source): row for row in self.routes.get(index, ()) if row.via is None}

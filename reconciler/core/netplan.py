@@ -1,6 +1,6 @@
 """The part of planning that looks at networks, and what the whole of it collects."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -39,6 +39,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """Every declared network."""
     busy: Callable[[str], Sequence[int]]
     """The pids of the processes that live in a container's namespace, by its name."""
+    settled: Collection[str] = frozenset()
+    """Containers of which a pass before this one found that nothing differs, unchanged since."""
     keep: str = ""
     """Why nothing undeclared may be removed; empty: it may."""
 

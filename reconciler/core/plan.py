@@ -6,7 +6,7 @@ import msgspec
 
 from reconciler.core import ops
 from reconciler.core.desired import Desired, Member
-from reconciler.core.forwarding import host_sysctls
+from reconciler.core.forwarding import host_sysctls, neighbour_sysctls
 from reconciler.core.hostview import Group
 from reconciler.core.limits import removal_limit
 from reconciler.core.netplan import Held, Networks, Options, Scene
@@ -69,9 +69,20 @@ class _Planner(Networks):
                         path=f"{self.observed.netns_dir}/{member.netns}",
                     )
                 ]
+            if self._settled(member, seen):
+                self.states.setdefault(name, "ok")
+                return
             self._repair(member, seen, list(source))
             return
         self._create(member, state)
+
+    def _settled(self, member: Member, seen: SeenContainer) -> bool:
+        """Whether it is known to be as wanted without a look at its rows."""
+        return (
+            member.name in self.scene.settled
+            and self.view.entries_stand(member, seen)
+            and not self._blocked(member)
+        )
 
     def plan_leaving(self, member: Member) -> None:
         """Take a container away that is to be made anew elsewhere, or in another mode.
@@ -264,7 +275,9 @@ def plan(
     return Plan(
         removals=tuple(going + p.removals),
         networks=tuple(p.networks),
-        host=tuple(host_sysctls(desired, observed)) if options.only is None else (),
+        host=tuple(host_sysctls(desired, observed) + neighbour_sysctls(desired, observed))
+        if options.only is None
+        else (),
         creations=tuple(p.creations),
         repairs=tuple(p.repairs),
         last=tuple(bridges),

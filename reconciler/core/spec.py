@@ -92,8 +92,10 @@ class _Judge:
             root = view
         # Almost always all is well, which one conversion in C tells.
         with contextlib.suppress(msgspec.ValidationError):
-            self.raw[tree.file] = msgspec.convert(root, RawFile)
-            return
+            whole = msgspec.convert(root, RawFile)
+            if not tree.nulls:
+                self.raw[tree.file] = whole
+                return
         for error in shape_errors(root, RawFile, ()):
             at = tree.place(error.path, key=error.key)
             self._add(Rejection(place=at, path=path_text(error.path), message=error.message))

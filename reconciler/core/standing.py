@@ -4,16 +4,27 @@ from collections.abc import Iterable
 
 import msgspec
 
-from reconciler.core.leases import Key
+from reconciler.core.leases import Book, Key
 from reconciler.core.model import PROTOCOL, Address, Rejection, Spec
 from reconciler.core.observed import Observed
 
 
-def standing_addresses(observed: Observed) -> dict[Key, Address]:
-    """The addresses that containers of ours carry, by interface and IP version."""
+def standing_addresses(observed: Observed, spec: Spec, book: Book) -> dict[Key, Address]:
+    """The addresses that containers of ours carry, by interface and IP version.
+
+    Of those only that matter: containers that are not declared, or of which the book knows less than
+    is declared.
+    """
+    missed = {
+        container.name
+        for container in spec.containers.values()
+        for interface in container.interfaces
+        for version in interface.automatic
+        if Key(container.name, interface.network, interface.name, version) not in book.held
+    }
     result: dict[Key, Address] = {}
     for seen in observed.containers.values():
-        if seen.space is None:
+        if seen.space is None or (seen.name in spec.containers and seen.name not in missed):
             continue
         by_index: dict[int, list[Address]] = {}
         for row in seen.space.addresses:

@@ -37,6 +37,8 @@ class Tree(NamedTuple):
 
     file: str
     root: Any
+    nulls: bool = True
+    """Whether a value somewhere may be absent (`key:` and nothing behind it)."""
 
     def place(self, path: Path, *, key: bool = False) -> Place:
         """Where the value at `path` stands (or its key); the nearest that exists, else 1:1."""

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from collections.abc import Collection
 
 from reconciler.core.errors import ObjectError
 from reconciler.core.observed import FileState
@@ -13,13 +14,16 @@ from reconciler.host.files import own_directory
 MODE = 0o755
 
 
-def read(directory: str, sysctls: tuple[str, ...]) -> tuple[dict[str, FileState], dict[str, Space]]:
-    """Every file of `directory` with its state, and a dump of each that is a namespace."""
+def read(
+    directory: str, sysctls: tuple[str, ...], *, only: Collection[str] | None = None
+) -> tuple[dict[str, FileState], dict[str, Space]]:
+    """Every file of `directory` (or `only` these) with its state, and a dump of each namespace."""
     try:
         with os.scandir(directory) as entries:
-            names = sorted(entry.name for entry in entries)
+            found = [entry.name for entry in entries]
     except (FileNotFoundError, NotADirectoryError):
         return {}, {}
+    names = sorted(name for name in found if only is None or name in only)
     spaces = dict(
         zip(names, rtnl.scan([f"{directory}/{n}" for n in names], sysctls=sysctls), strict=True)
     )

@@ -1,13 +1,17 @@
 """Dumps → Observed: what stands on the host and in every namespace of the netns dir."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
-from reconciler.core.forwarding import FORWARDING
+from reconciler.core.forwarding import FORWARDING, NEIGHBOURS
 from reconciler.core.names import parse_alias
-from reconciler.core.observed import Observed, Witness, observe_owned
+from reconciler.core.observed import FileState, Observed, Witness, observe_owned
 from reconciler.core.rows import Space
 from reconciler.host import netns, procs, rtnl
 from reconciler.host.record import Record
+
+HOST_SYSCTLS = (*FORWARDING.values(), *NEIGHBOURS)
 
 
 def read_witness(record: Record) -> Witness:
@@ -21,40 +25,58 @@ def read_witness(record: Record) -> Witness:
     )
 
 
+class Dumps(NamedTuple):
+    """What the kernel answered, nothing sorted yet."""
+
+    host: Space
+    files: dict[str, FileState]
+    spaces: dict[str, Space]
+    sysctls: tuple[str, ...]
+    """The names that were read in each namespace."""
+
+
+def dump(netns_dir: str, sysctls: tuple[str, ...]) -> Dumps:
+    """Dump the host and every namespace of the netns dir, both at once."""
+    with ThreadPoolExecutor(1) as other:
+        host = other.submit(rtnl.scan_host, sysctls=HOST_SYSCTLS)
+        files, spaces = netns.read(netns_dir, sysctls)
+        return Dumps(host.result(), files, spaces, sysctls)
+
+
+def dump_part(
+    netns_dir: str, sysctls: tuple[str, ...], *, files: Collection[str], links: Collection[int]
+) -> Dumps:
+    """As `dump`, but of these files and of these links of the host alone."""
+    host = rtnl.scan_host(sysctls=HOST_SYSCTLS, links=sorted(links))
+    states, spaces = netns.read(netns_dir, sysctls, only=files)
+    return Dumps(host, states, spaces, sysctls)
+
+
 def observe(
-    *,
-    netns_dir: str,
-    witness: Witness,
-    expected: Iterable[str],
-    sysctls: Sequence[str],
-    ipv6: bool,
+    dumps: Dumps, *, netns_dir: str, witness: Witness, expected: Iterable[str], ipv6: bool
 ) -> Observed:
-    """Look at everything.
+    """Sort a dump.
 
     `expected` are the files of the netns dir that should be there: where one is not, processes are
-    searched for its namespace. `sysctls` are read in each namespace. `ipv6`: whether a network
-    needs IPv6, and so the host's accept_ra.
+    searched for its namespace. `ipv6`: whether a network needs IPv6, and so the host's accept_ra.
     """
-    names = tuple(sysctls)
-    host = rtnl.scan_host(sysctls=tuple(FORWARDING.values()))
-    values: dict[str, str | None] = dict(zip(FORWARDING.values(), host.sysctls, strict=True))
+    host = dumps.host
+    values = dict(zip(HOST_SYSCTLS, host.sysctls, strict=True))
     if ipv6 and values[FORWARDING[6]] != "1":
         # Our own bridges and host ends hear no router, and `lo` neither.
         heard = [
             link.name for link in host.links if link.index != 1 and not parse_alias(link.alias)
         ]
-        keys = [f"net/ipv6/conf/{name}/accept_ra" for name in heard]
-        values.update(zip(keys, rtnl.scan_host(sysctls=keys).sysctls, strict=True))
-    files, spaces = netns.read(netns_dir, names)
+        values |= rtnl.host_sysctls([f"net/ipv6/conf/{name}/accept_ra" for name in heard])
     return observe_owned(
         host=host,
         netns_dir=netns_dir,
-        files=files,
-        spaces=spaces,
-        living=_living(host, spaces, witness, expected, names),
+        files=dumps.files,
+        spaces=dumps.spaces,
+        living=_living(host, dumps.spaces, witness, expected, dumps.sysctls),
         witness=witness,
         sysctls=values,
-        space_sysctls=names,
+        space_sysctls=dumps.sysctls,
     )
 
 

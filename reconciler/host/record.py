@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS end (
     ifindex INTEGER PRIMARY KEY, network TEXT, container TEXT, interface TEXT);
 CREATE TABLE IF NOT EXISTS bridge (network TEXT PRIMARY KEY, ifindex INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS gateway (address TEXT PRIMARY KEY, network TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS seal (container TEXT PRIMARY KEY, wanted BLOB, seen INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS leaving (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scene (boot TEXT, cookie INTEGER);
 """
@@ -71,6 +72,17 @@ class Record:
     def note_gateways(self, gateways: Mapping[str, str]) -> None:
         """Write down gateways."""
         self._write("INSERT OR REPLACE INTO gateway VALUES (?, ?)", gateways.items())
+
+    def seals(self) -> dict[str, tuple[bytes, int]]:
+        """Container → what was wanted and what was seen when nothing differed."""
+        rows = self._db.execute("SELECT container, wanted, seen FROM seal")
+        return {container: (wanted, seen) for container, wanted, seen in rows}
+
+    def note_seals(self, seals: Mapping[str, tuple[bytes, int]], gone: Iterable[str]) -> None:
+        """Write down what was found to be as wanted; strike out what is `gone`."""
+        rows = [(container, *seal) for container, seal in seals.items()]
+        self._write("INSERT OR REPLACE INTO seal VALUES (?, ?, ?)", rows)
+        self._write("DELETE FROM seal WHERE container=?", [(name,) for name in gone])
 
     def adopt(
         self,

@@ -64,6 +64,11 @@ def scan_host(
     return space
 
 
+def host_sysctls(names: Sequence[str]) -> dict[str, str | None]:
+    """The host's own, and nothing else; None: there is no such entry."""
+    return dict(zip(names, _scan([None], names, 0)[0].sysctls, strict=True)) if names else {}
+
+
 def absent_sysctls(names: Sequence[str]) -> list[str]:
     """Which of these a fresh network namespace does not have."""
     space = _scan([""], names)[0]

@@ -197,7 +197,7 @@ def parse(content: bytes, file: str) -> tuple[Tree | None, tuple[Rejection, ...]
         Rejection(place=Place(file, *mark), path=path, message=message)
         for mark, path, message in builder.errors
     )
-    return (None if errors else Tree(file, root)), errors
+    return (None if errors else Tree(file, root, builder.nulls)), errors
 
 
 def _reader_place(file: str, text: str, error: yaml.YAMLError) -> Place:
@@ -217,6 +217,7 @@ class _Builder:
 
     def __init__(self) -> None:
         self.errors: list[tuple[Mark, str, str]] = []
+        self.nulls = False
         self.way: list[str] = []
         """The keys and numbers that lead to the node being built."""
 
@@ -238,6 +239,7 @@ class _Builder:
                     empty = event.value == "" and not event.style
                     null = not event.style and event.value in ("~", "null")
                     value = None if empty or null else event.value
+                    self.nulls = self.nulls or value is None
                 if stack and isinstance(stack[-1], Map) and keys[-1] is None:
                     keys[-1] = self._key(stack[-1], event, value, mark, keys)
                     continue
