@@ -63,7 +63,7 @@ def _common() -> _Parser:
 
 
 def _settings(options: argparse.Namespace) -> Any:
-    from reconciler.reconcile import Settings
+    from reconciler.prospect import Settings
 
     return Settings(
         config_dirs=tuple(options.config_dir or CONFIG_DIRS),

@@ -4,18 +4,16 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
 
 import msgspec
 
 from reconciler.attachment import Attachments
 from reconciler.core import ops
-from reconciler.core.desired import PING_GROUPS, Desired, desired_state
-from reconciler.core.leases import Assignment, Book, assign
-from reconciler.core.model import Rejection, Spec
-from reconciler.core.netplan import Held, Options, Scene
+from reconciler.core.desired import PING_GROUPS, desired_state
+from reconciler.core.leases import Book, assign
+from reconciler.core.model import Spec
+from reconciler.core.netplan import Options, Scene
 from reconciler.core.observed import Observed
-from reconciler.core.ops import Operation
 from reconciler.core.plan import Plan, plan
 from reconciler.core.report import Done, Report
 from reconciler.core.seal import fresh_seals, settled
@@ -26,7 +24,8 @@ from reconciler.host.machine import machine_id
 from reconciler.host.observe import Dumps, busy_in, dump, dump_part, observe, read_witness
 from reconciler.host.record import Record
 from reconciler.host.store import Store
-from reconciler.load import Declared, read_declared
+from reconciler.load import read_declared
+from reconciler.prospect import Prospect, Settings, absent_sysctls, held_once, takes_away
 from reconciler.wall import Wall
 
 READS = 5
@@ -35,45 +34,6 @@ READS = 5
 FEW = 256
 """Up to so many touched objects, only they are looked at again after a change."""
 SYSCTLS_FACT = "sysctls"
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where things lie and what is allowed: the options of the command line."""
-
-    config_dirs: tuple[str, ...] = ("/etc/runcnet.d", "/run/runcnet.d")
-    state_dir: str = "/var/lib/runcnet"
-    run_dir: str = "/run/runcnet"
-    netns_dir: str = "/run/netns"
-    firewall: str = "auto"
-    max_removals: str = "50%"
-    no_interrupt: bool = False
-    lock_timeout_s: float = 30.0
-
-
-class Prospect(NamedTuple):
-    """All that was read and decided before anything is changed."""
-
-    declared: Declared
-    spec: Spec
-    observed: Observed
-    desired: Desired
-    assignment: Assignment
-    plan: Plan
-    wall: Wall
-    attached: Attachments
-    """Bundles and dns files, after all else."""
-    moves: tuple[Operation, ...]
-    problems: dict[str, list[str]]
-    rejections: tuple[Rejection, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def operations(self) -> tuple[Operation, ...]:
-        """Everything, in the order in which it is carried out."""
-        wall = (self.wall.operation,) if self.wall.operation else ()
-        p = self.plan
-        middle = p.networks + wall + p.host + p.creations + p.repairs
-        return self.moves + p.removals + middle + tuple(self.attached.operations) + p.last
 
 
 class Pass:
@@ -263,10 +223,14 @@ class Pass:
         outcomes += [Outcome(op, None) for op in prospect.moves]
         if decided.creations or decided.repairs:
             netns.prepare(self.settings.netns_dir)
-        kernel = Kernel(netns_dir=self.settings.netns_dir, record=self.record, stop=self.stop)
+        kernel = Kernel(
+            netns_dir=self.settings.netns_dir,
+            record=self.record,
+            links=prospect.observed.host.links,
+            stop=self.stop,
+        )
         kernel.finish_removals()
         run(kernel.remove(decided.removals))
-        kernel.look()
         run(kernel.perform(decided.networks))
         guarded = prospect.wall.raise_(
             prospect.observed, lambda op, error: run([Outcome(op, error)])
@@ -276,7 +240,6 @@ class Pass:
         else:
             text = "not set: the firewall, and with it the router guard, is not in place"
             run(Outcome(op, text) for op in decided.host)
-        kernel.look()
         run(kernel.create(decided.creations))
         if not self.stop():
             run(kernel.perform(decided.repairs))
@@ -354,32 +317,6 @@ class Pass:
         ]
         gone = old.keys() - prospect.desired.members.keys()
         self.record.note_seals(fresh_seals(prospect.desired, observed, fine, old), gone)
-
-
-def takes_away(decided: Plan) -> bool:
-    """Whether a plan removes anything that a file used to declare."""
-    return bool(decided.removals or decided.last) or any(
-        op.action == "remove" or isinstance(op, ops.RemoveEndpoint | ops.RemoveAddress)
-        for op in decided.repairs + decided.networks
-    )
-
-
-def absent_sysctls(spec: Spec) -> tuple[Rejection, ...]:
-    """Declared sysctls that a fresh namespace does not have, found before anything is made."""
-    names = sorted({name for c in spec.containers.values() for name, _ in c.sysctls})
-    absent = set(rtnl.absent_sysctls(names)) if names else set()
-    if not absent:
-        return ()
-    return tuple(
-        Rejection(
-            place=c.place,
-            path=f"containers.{c.name}.sysctls.{name}",
-            message="a fresh network namespace has no such sysctl (drop it)",
-        )
-        for c in spec.containers.values()
-        for name, _ in c.sysctls
-        if name in absent
-    )
 
 
 @contextlib.contextmanager
@@ -461,8 +398,3 @@ def _report(
         dry=dry,
         stopped=stopped,
     )
-
-
-def held_once(held: tuple[Held, ...]) -> tuple[Held, ...]:
-    """Each object and reason once, in order."""
-    return tuple({(h.object, h.reason): h for h in held}.values())

@@ -5,7 +5,7 @@ from typing import Any
 from reconciler.core.names import mac_text
 from reconciler.core.rows import Space
 from reconciler.host.observe import busy_in
-from reconciler.reconcile import Prospect
+from reconciler.prospect import Prospect
 
 
 def status(prospect: Prospect) -> dict[str, Any]:

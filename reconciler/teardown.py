@@ -7,7 +7,8 @@ from reconciler.core.report import Done
 from reconciler.host import dnsfiles, firewall
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.observe import busy_in
-from reconciler.reconcile import Pass, Settings, opened
+from reconciler.prospect import Settings
+from reconciler.reconcile import Pass, opened
 
 
 def in_use(settings: Settings) -> tuple[list[str], dict[str, tuple[int, ...]]]:
@@ -33,7 +34,7 @@ def teardown(settings: Settings) -> list[Done]:
         observed = one.observe(_NOTHING)
         if not record.present:
             one.adopt(observed)
-        kernel = Kernel(netns_dir=settings.netns_dir, record=record, stop=lambda: False)
+        kernel = Kernel(netns_dir=settings.netns_dir, record=record, links=observed.host.links)
         removals = [
             ops.RemoveContainer(
                 object=f"container/{seen.name}",

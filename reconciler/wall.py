@@ -5,13 +5,13 @@ from collections.abc import Callable
 import msgspec
 
 from reconciler.core import ops
-from reconciler.core.desired import Desired
 from reconciler.core.errors import FirewallError
 from reconciler.core.forwarding import FORWARDING
 from reconciler.core.netplan import Scene
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan
 from reconciler.core.policy import Policy
+from reconciler.core.wanted import Desired
 from reconciler.host import firewall
 from reconciler.host.machine import boot_id
 from reconciler.host.store import Store

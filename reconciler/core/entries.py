@@ -6,10 +6,10 @@ import shlex
 
 import msgspec
 
-from reconciler.core.desired import DesiredRoute, DesiredRule
 from reconciler.core.model import Address, InterfaceAddress, Subnet
 from reconciler.core.names import mac_text
 from reconciler.core.rows import NeighbourRow
+from reconciler.core.wanted import DesiredRoute, DesiredRule
 
 Word = str | int | Address | InterfaceAddress | Subnet
 

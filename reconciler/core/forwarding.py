@@ -1,9 +1,9 @@
 """The host's forwarding sysctls: set where a network needs them, never set back."""
 
 from reconciler.core import ops
-from reconciler.core.desired import Desired
 from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
+from reconciler.core.wanted import Desired
 
 FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 

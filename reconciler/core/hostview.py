@@ -7,11 +7,11 @@ and, in routed networks, a route each. Kept in maps, since thousands of members 
 from collections.abc import Collection, Iterable
 
 from reconciler.core import ops
-from reconciler.core.desired import DesiredRoute, Endpoint, Member
 from reconciler.core.model import PROTOCOL
 from reconciler.core.names import network_group
 from reconciler.core.observed import Observed, SeenContainer, SeenEnd
 from reconciler.core.rows import Link, NeighbourRow, RouteRow, Space
+from reconciler.core.wanted import DesiredRoute, Endpoint, Member
 
 Group = list[ops.Operation]
 MAIN_TABLE = 254
@@ -161,11 +161,12 @@ class HostView:
         Those of the pairs in `known` are looked at with their container.
         """
         networks = {index: network for network, index in self.bridges.items()}
-        staying = {(end.host.master, end.inner.mac) for end in known if end.inner is not None}
-        return [
-            (networks[row.index], row)
+        odd = [
+            row
             for key, row in self.neighbours.items()
-            if row.index in networks
-            and key not in self.wanted
-            and (row.index, row.mac) not in staying
+            if row.index in networks and key not in self.wanted
         ]
+        if not odd:
+            return []
+        staying = {(end.host.master, end.inner.mac) for end in known if end.inner is not None}
+        return [(networks[row.index], row) for row in odd if (row.index, row.mac) not in staying]

@@ -5,12 +5,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import msgspec
 
 from reconciler.core import ops
-from reconciler.core.desired import Bridge, Desired, Routed
 from reconciler.core.hostview import Group, HostView
 from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
 from reconciler.core.overlap import overlap_with_host
 from reconciler.core.repair import bridge_repairs
+from reconciler.core.wanted import Bridge, Desired, Routed
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):

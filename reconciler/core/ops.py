@@ -6,7 +6,6 @@ the same change as `ip(8)` and `sysctl(8)` lines.
 
 import shlex
 
-from reconciler.core.desired import Bridge, Endpoint, Member
 from reconciler.core.entries import (
     AddAddress,
     AddNeighbour,
@@ -25,6 +24,7 @@ from reconciler.core.entries import (
 from reconciler.core.model import Address, InterfaceAddress
 from reconciler.core.names import container_alias, mac_text, network_alias
 from reconciler.core.rows import NeighbourRow
+from reconciler.core.wanted import Bridge, Endpoint, Member
 
 __all__ = [
     "AddAddress",

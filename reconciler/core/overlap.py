@@ -1,8 +1,8 @@
 """Whether a network that is about to be made would cut the host off from what it has."""
 
-from reconciler.core.desired import Bridge, Routed
 from reconciler.core.model import PROTOCOL, Subnet
 from reconciler.core.observed import Observed
+from reconciler.core.wanted import Bridge, Routed
 
 MAIN_TABLE = 254
 LINK_LOCAL = Subnet(6, 0xFE80 << 112, 10)

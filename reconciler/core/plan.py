@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from reconciler.core import ops
-from reconciler.core.desired import Desired, Member
 from reconciler.core.forwarding import host_sysctls, neighbour_sysctls
 from reconciler.core.hostview import Group
 from reconciler.core.limits import removal_limit
@@ -13,6 +12,7 @@ from reconciler.core.netplan import Held, Networks, Options, Scene
 from reconciler.core.observed import FileState, Observed, SeenContainer
 from reconciler.core.ops import Operation
 from reconciler.core.repair import container_repairs
+from reconciler.core.wanted import Desired, Member
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

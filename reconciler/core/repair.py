@@ -7,12 +7,12 @@ that interrupts traffic can be held back whole.
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from reconciler.core import ops
-from reconciler.core.desired import Bridge, DesiredRoute, DesiredRule, Endpoint, Member
 from reconciler.core.hostview import Group, HostView
 from reconciler.core.model import PROTOCOL, InterfaceAddress, Subnet
 from reconciler.core.names import container_alias, network_alias
 from reconciler.core.observed import SeenContainer, SeenEnd
 from reconciler.core.rows import GEN_MODE_NONE, Link, LinkAddress, RouteRow, RuleRow, Space
+from reconciler.core.wanted import Bridge, DesiredRoute, DesiredRule, Endpoint, Member
 
 RTN_UNICAST = 1
 METRICS = (0, 1024)

@@ -7,8 +7,8 @@ that namespace are not even decoded. The record in the run dir keeps them: gone 
 
 from collections.abc import Iterable, Mapping
 
-from reconciler.core.desired import Desired
 from reconciler.core.observed import Observed, SeenContainer
+from reconciler.core.wanted import Desired
 
 Seal = tuple[bytes, int]
 MASK = (1 << 63) - 1

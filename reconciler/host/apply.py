@@ -3,21 +3,28 @@
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from reconciler.core import ops
-from reconciler.core.desired import Endpoint, Member
 from reconciler.core.names import container_alias
 from reconciler.core.observed import LOOPBACK
 from reconciler.core.ops import Operation
 from reconciler.core.rows import Link
+from reconciler.core.wanted import Endpoint, Member
 from reconciler.host import netns, rtnl, steps
-from reconciler.host.batch import Batch
+from reconciler.host.batch import Batch, Result
 from reconciler.host.record import Record
 
 BATCH = 256
 """Containers made in one trip through C; a signal is heard between two trips."""
+REMOVED = 2048
+"""Containers removed before their links are waited for: the kernel reaps them together."""
+SPARE = 64
+"""Link numbers left to whoever else makes links while a pass runs."""
+PROBE = 64
+"""Links asked for at once while they are waited for."""
 STALL_S = 3.0
 """How long the kernel may reap nothing before a namespace counts as held by somebody."""
 
@@ -29,23 +36,35 @@ class Outcome(NamedTuple):
     error: str | None
 
 
+class _Part(NamedTuple):
+    """One batch of containers to be made."""
+
+    batch: Batch
+    made: list[ops.MakeContainer]
+    ends: dict[int, tuple[str, str, str]]
+    refused: list[Outcome]
+
+
 class Kernel:
     """Carries operations out in one host, and writes down in the record what they make."""
 
-    def __init__(self, *, netns_dir: str, record: Record, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        *,
+        netns_dir: str,
+        record: Record,
+        links: Iterable[Link],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`links` are the host's, as they were last seen."""
         self.netns_dir = netns_dir
         self.record = record
         self.stop = stop
-        self._links: dict[str, Link] = {}
-        self._next_index = 0
-
-    def look(self) -> None:
-        """Read the host's links again: bridges are named to the kernel by their number."""
-        links = rtnl.scan_host().links
-        self._links = {link.name: link for link in links}
-        used = max((link.index for link in links), default=0)
-        noted = max(self.record.ends(), default=0)
-        self._next_index = max(self._next_index, used + 1, noted + 1)
+        self._indexes = {link.name: link.index for link in links}
+        used = max(self._indexes.values(), default=0)
+        noted = max(record.ends(), default=0)
+        # Links that others make meanwhile are numbered by the kernel from its last number on.
+        self._next_index = max(used, noted) + SPARE
 
     def finish_removals(self) -> None:
         """Take away the mount points that a kill between unmounting and unlinking has left."""
@@ -56,11 +75,11 @@ class Kernel:
 
     def remove(self, removals: Sequence[Operation]) -> Iterator[Outcome]:
         """Take containers away: unmount all, let the kernel reap them together, look that it did."""
-        for start in range(0, len(removals), BATCH):
+        for start in range(0, len(removals), REMOVED):
             if self.stop():
                 return
             part = [
-                o for o in removals[start : start + BATCH] if isinstance(o, ops.RemoveContainer)
+                o for o in removals[start : start + REMOVED] if isinstance(o, ops.RemoveContainer)
             ]
             bound = [op for op in part if op.path]
             self.record.note_leaving(op.path for op in bound)
@@ -99,14 +118,9 @@ class Kernel:
         """
         failed: dict[Operation, str] = {}
         waiting = {i for op, indexes in ends.items() if op.path and not op.forced for i in indexes}
-        deadline = time.monotonic() + STALL_S
-        while waiting and time.monotonic() < deadline:
-            left = waiting & {link.index for link in rtnl.scan_host().links}
-            if left != waiting:
-                deadline = time.monotonic() + STALL_S
-            waiting = left
-            time.sleep(0.01 if left else 0)
-        standing = {link.index for link in rtnl.scan_host().links}
+        waiting = self._wait_gone(waiting)
+        others = {i for indexes in ends.values() for i in indexes} - waiting
+        standing = _standing(others)
         batch = Batch()
         jobs: list[Operation] = []
         for op, indexes in ends.items():
@@ -124,49 +138,78 @@ class Kernel:
                 failed[job] = steps.failure_text(result)
         return failed
 
+    def _wait_gone(self, waiting: set[int]) -> set[int]:
+        """Wait for links to go, a few at a time; those that are left when nothing moves any more."""
+        left = sorted(waiting)
+        deadline = time.monotonic() + STALL_S
+        while left:
+            some = left[:PROBE]
+            standing = _standing(some)
+            if len(standing) < len(some):
+                left = sorted(standing) + left[PROBE:]
+                deadline = time.monotonic() + STALL_S
+            elif time.monotonic() > deadline:
+                # The first ones stay; others may have gone behind them.
+                return _standing(left)
+            else:
+                time.sleep(0.005)
+        return set()
+
     def create(self, creations: Sequence[ops.MakeContainer]) -> Iterator[Outcome]:
-        """Make containers, a batch at a time; what is about to be made is written down first."""
-        for start in range(0, len(creations), BATCH):
-            if self.stop():
-                return
-            part = creations[start : start + BATCH]
-            batch = Batch()
-            ends = {}
-            outcomes: list[Outcome] = []
-            made = []
-            for op in part:
-                missing = self._missing_bridge(op.member)
-                if missing:
-                    outcomes.append(Outcome(op, missing))
-                    continue
-                made.append(op)
-                ends.update(self._container(batch, op.member))
-            before = self.record.spaces()
-            self.record.note_spaces({op.member.name: 0 for op in made})
-            self.record.note_ends(ends)
-            results = batch.run() if made else []
-            self.record.note_spaces(
-                {
-                    op.member.name: result.cookie
-                    for op, result in zip(made, results, strict=True)
-                    if not result.failures
-                }
+        """Make containers, a batch at a time; what is about to be made is written down first.
+
+        The next batch is packed while the kernel is at work on one.
+        """
+        before = self.record.spaces() if creations else {}
+        with ThreadPoolExecutor(1) as kernel:
+            ahead: tuple[_Part, Future[list[Result]]] | None = None
+            for start in range(0, len(creations), BATCH):
+                if self.stop():
+                    break
+                part = self._pack(creations[start : start + BATCH])
+                # The record is written by one thread; what it says is on disk before the kernel hears.
+                self.record.note_spaces({op.member.name: 0 for op in part.made})
+                self.record.note_ends(part.ends)
+                running = kernel.submit(part.batch.run)
+                if ahead is not None:
+                    yield from self._made(ahead[0], ahead[1].result(), before)
+                ahead = part, running
+            if ahead is not None:
+                yield from self._made(ahead[0], ahead[1].result(), before)
+
+    def _pack(self, creations: Sequence[ops.MakeContainer]) -> "_Part":
+        part = _Part(Batch(), [], {}, [])
+        for op in creations:
+            missing = self._missing_bridge(op.member)
+            if missing:
+                part.refused.append(Outcome(op, missing))
+            else:
+                part.made.append(op)
+                part.ends.update(self._container(part.batch, op.member))
+        return part
+
+    def _made(
+        self, part: "_Part", results: list[Result], before: Mapping[str, int]
+    ) -> Iterator[Outcome]:
+        pairs = list(zip(part.made, results, strict=True))
+        self.record.note_spaces(
+            {op.member.name: result.cookie for op, result in pairs if not result.failures}
+        )
+        failed = {op.member.name for op, result in pairs if result.failures}
+        if failed:
+            # What stood in the way may be the container itself, bound in another netns dir.
+            self.record.note_spaces({n: before[n] for n in failed if n in before})
+            self.record.forget(
+                containers=sorted(failed - before.keys()),
+                ends=[i for i, end in part.ends.items() if end[1] in failed],
             )
-            failed = {op.member.name for op, r in zip(made, results, strict=True) if r.failures}
-            if failed:
-                # What stood in the way may be the container itself, bound in another netns dir.
-                self.record.note_spaces({n: before[n] for n in failed if n in before})
-                self.record.forget(
-                    containers=sorted(failed - before.keys()),
-                    ends=[i for i, end in ends.items() if end[1] in failed],
-                )
-            yield from outcomes
-            for op, result in zip(made, results, strict=True):
-                yield Outcome(op, steps.failure_text(result) if result.failures else None)
+        yield from part.refused
+        for op, result in pairs:
+            yield Outcome(op, steps.failure_text(result) if result.failures else None)
 
     def _missing_bridge(self, member: Member) -> str:
         for endpoint in member.endpoints:
-            if not endpoint.group and endpoint.bridge not in self._links:
+            if not endpoint.group and endpoint.bridge not in self._indexes:
                 return f"the bridge {endpoint.bridge} of network {endpoint.network} is not there"
         return ""
 
@@ -202,7 +245,7 @@ class Kernel:
             batch.neighbour(gateway, endpoint.host_mac, link=inner, inside=True)
         for route in endpoint.routes:
             batch.route(route.to, via=None, link=host, source=route.source, inside=False)
-        behind = host if endpoint.group else self._links[endpoint.bridge].index
+        behind = host if endpoint.group else self._indexes[endpoint.bridge]
         for address in endpoint.neighbours:
             batch.neighbour(address, endpoint.mac, link=behind, inside=False)
 
@@ -217,7 +260,7 @@ class Kernel:
             index=index,
             mac=endpoint.host_mac,
             mtu=endpoint.mtu,
-            master=0 if endpoint.group else self._links[endpoint.bridge].index,
+            master=0 if endpoint.group else self._indexes[endpoint.bridge],
             alias=endpoint.alias,
             isolated=endpoint.isolated,
             peer_name=endpoint.name,
@@ -249,17 +292,21 @@ class Kernel:
                 self.record.forget(gateways=[str(op.address)])
             if outcomes[op] is None and isinstance(op, ops.RemoveBridge):
                 self.record.forget(bridges=[op.object.partition("/")[2]])
+        for op in jobs:
+            if isinstance(op, ops.MakeBridge) and outcomes[op] is not None:
+                self._indexes.pop(op.bridge.name, None)
         self._note_bridges([op for op in jobs if outcomes[op] is None])
         for op in operations:
             yield Outcome(op, outcomes[op])
 
     def _note_bridges(self, done: Sequence[Operation]) -> None:
-        made = [op.bridge for op in done if isinstance(op, ops.MakeBridge)]
-        if made:
-            self.look()
-            self.record.note_bridges(
-                {b.network: self._links[b.name].index for b in made if b.name in self._links}
-            )
+        made = {}
+        for op in done:
+            if isinstance(op, ops.MakeBridge):
+                made[op.bridge.network] = self._indexes[op.bridge.name]
+            elif isinstance(op, ops.SetLink) and op.host and op.name is not None:
+                self._indexes[op.name] = op.index
+        self.record.note_bridges(made)
 
     def _perform(
         self, batch: Batch, op: Operation, ends: dict[int, tuple[str, str, str]]
@@ -272,7 +319,9 @@ class Kernel:
             case ops.MakeBridge():
                 self.record.note_bridges({op.bridge.network: 0})
                 batch.host()
-                steps.make_bridge(batch, op, self._take_index())
+                index = self._take_index()
+                steps.make_bridge(batch, op, index)
+                self._indexes.setdefault(op.bridge.name, index)
             case ops.RemoveBridge():
                 batch.host()
                 batch.delete_link(op.index, inside=False)
@@ -281,7 +330,7 @@ class Kernel:
                 batch.delete_link(op.index, inside=False)
                 steps.forget_neighbours(batch, op.neighbours)
             case ops.MakeEndpoint():
-                if not op.endpoint.group and op.endpoint.bridge not in self._links:
+                if not op.endpoint.group and op.endpoint.bridge not in self._indexes:
                     return f"the bridge {op.endpoint.bridge} is not there"
                 self._enter(batch, op)
                 index = self._take_index()
@@ -353,12 +402,18 @@ class Kernel:
         if op.master == "":
             master = 0
         elif op.master is not None:
-            if op.master not in self._links:
+            if op.master not in self._indexes:
                 return f"the bridge {op.master} is not there"
-            master = self._links[op.master].index
+            master = self._indexes[op.master]
         if op.netns and not op.host:
             self._enter(batch, op)
         else:
             batch.host()
         steps.set_link(batch, op, master)
         return None
+
+
+def _standing(indexes: Collection[int]) -> set[int]:
+    """Which of the host's links are still there."""
+    found = rtnl.scan_host(links=tuple(indexes), links_only=True).links if indexes else ()
+    return {link.index for link in found}

@@ -55,9 +55,9 @@ def scan_host(
 
     Raises OSError where it could not be read.
     """
-    what = lib.RCN_WHAT_LINKS if links_only else lib.RCN_WHAT_ALL
+    what = int(lib.RCN_WHAT_LINKS if links_only else lib.RCN_WHAT_ALL)
     if links is not None and not links:
-        what &= ~lib.RCN_WHAT_LINKS
+        what &= ~int(lib.RCN_WHAT_LINKS)
     space = _scan([None], sysctls, what, links or ())[0]
     if space.error:
         raise OSError(space.error, "the host's links could not be dumped")

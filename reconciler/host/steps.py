@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterable
 
 from reconciler.core import ops
-from reconciler.core.desired import Endpoint
 from reconciler.core.names import network_alias
 from reconciler.core.rows import GEN_MODE_NONE, NeighbourRow
+from reconciler.core.wanted import Endpoint
 from reconciler.host.batch import Batch, Result
 
 

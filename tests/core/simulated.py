@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from reconciler.core import ops
-from reconciler.core.desired import DesiredRoute, Endpoint, Member
 from reconciler.core.model import PROTOCOL, Address, InterfaceAddress
 from reconciler.core.names import container_alias, network_alias
 from reconciler.core.observed import FileState, Observed, Witness, observe_owned
 from reconciler.core.rows import Link, LinkAddress, NeighbourRow, RouteRow, Rows, RuleRow, Space
+from reconciler.core.wanted import DesiredRoute, Endpoint, Member
 
 UP, UNICAST = 1, 1
 NO_WITNESS = Witness(present=False, spaces={}, ends={}, bridges={})

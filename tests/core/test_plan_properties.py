@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core import ops
-from reconciler.core.desired import Desired, desired_state
+from reconciler.core.desired import desired_state
 from reconciler.core.leases import Book, assign
 from reconciler.core.limits import removal_limit
 from reconciler.core.model import Address, InterfaceAddress, Spec, parse_subnet
@@ -17,6 +17,7 @@ from reconciler.core.netplan import Options, Scene
 from reconciler.core.observed import Witness
 from reconciler.core.plan import Plan, plan
 from reconciler.core.rows import LinkAddress, RouteRow, RuleRow
+from reconciler.core.wanted import Desired
 from tests.core.documents import loaded
 from tests.core.simulated import Kernel, Room, new_link
 

@@ -318,7 +318,6 @@ class PrivateHost:
         """End everything in it and take its folder away."""
         for child in self._children:
             self.stop(child)
-        self.sh("for f in /run/netns/*; do umount -l $f 2>/dev/null; done; true", check=False)
         for pid in self._inhabitants():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,88 @@
+"""What a pass is told, and what it has read and decided before anything is changed."""
+
+from typing import NamedTuple
+
+import msgspec
+
+from reconciler.attachment import Attachments
+from reconciler.core import ops
+from reconciler.core.leases import Assignment
+from reconciler.core.model import Rejection, Spec
+from reconciler.core.netplan import Held
+from reconciler.core.observed import Observed
+from reconciler.core.ops import Operation
+from reconciler.core.plan import Plan
+from reconciler.core.wanted import Desired
+from reconciler.host import rtnl
+from reconciler.load import Declared
+from reconciler.wall import Wall
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where things lie and what is allowed: the options of the command line."""
+
+    config_dirs: tuple[str, ...] = ("/etc/runcnet.d", "/run/runcnet.d")
+    state_dir: str = "/var/lib/runcnet"
+    run_dir: str = "/run/runcnet"
+    netns_dir: str = "/run/netns"
+    firewall: str = "auto"
+    max_removals: str = "50%"
+    no_interrupt: bool = False
+    lock_timeout_s: float = 30.0
+
+
+class Prospect(NamedTuple):
+    """All that was read and decided before anything is changed."""
+
+    declared: Declared
+    spec: Spec
+    observed: Observed
+    desired: Desired
+    assignment: Assignment
+    plan: Plan
+    wall: Wall
+    attached: Attachments
+    """Bundles and dns files, after all else."""
+    moves: tuple[Operation, ...]
+    problems: dict[str, list[str]]
+    rejections: tuple[Rejection, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """Everything, in the order in which it is carried out."""
+        wall = (self.wall.operation,) if self.wall.operation else ()
+        p = self.plan
+        middle = p.networks + wall + p.host + p.creations + p.repairs
+        return self.moves + p.removals + middle + tuple(self.attached.operations) + p.last
+
+
+def takes_away(decided: Plan) -> bool:
+    """Whether a plan removes anything that a file used to declare."""
+    return bool(decided.removals or decided.last) or any(
+        op.action == "remove" or isinstance(op, ops.RemoveEndpoint | ops.RemoveAddress)
+        for op in decided.repairs + decided.networks
+    )
+
+
+def absent_sysctls(spec: Spec) -> tuple[Rejection, ...]:
+    """Declared sysctls that a fresh namespace does not have, found before anything is made."""
+    names = sorted({name for c in spec.containers.values() for name, _ in c.sysctls})
+    absent = set(rtnl.absent_sysctls(names)) if names else set()
+    if not absent:
+        return ()
+    return tuple(
+        Rejection(
+            place=c.place,
+            path=f"containers.{c.name}.sysctls.{name}",
+            message="a fresh network namespace has no such sysctl (drop it)",
+        )
+        for c in spec.containers.values()
+        for name, _ in c.sysctls
+        if name in absent
+    )
+
+
+def held_once(held: tuple[Held, ...]) -> tuple[Held, ...]:
+    """Each object and reason once, in order."""
+    return tuple({(h.object, h.reason): h for h in held}.values())
