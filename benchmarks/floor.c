@@ -1,11 +1,13 @@
 /* The floor: the kernel work of N containers on one bridge, by one thread over plain rtnetlink.
  *
- *   floor NETNS_DIR N
+ *   floor NETNS_DIR N [routed]
  *
  * For each container: a namespace, lo up, a veth pair placed at creation with one queue each way,
  * fixed MACs, no IPv6 link-local addresses, both marks, the bridge port up, an address, a default
  * route, ping_group_range through a private procfs, and the namespace bound to NETNS_DIR/c-I. The
- * bridge is up from the start. Shares no code with the project's own C layer. Prints seconds. */
+ * bridge is up from the start. `routed`: no bridge, the gateway on lo, full-length prefixes, host
+ * routes, permanent neighbours on both ends. Shares no code with the project's own C layer. Prints
+ * seconds. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -13,6 +15,7 @@
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/mount.h>
+#include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
 #include <net/if.h>
@@ -121,28 +124,69 @@ static void set_up(int index, int mode_first)
     link->ifi_flags = link->ifi_change = IFF_UP;
 }
 
-static void make_address(int index, unsigned address)
+static void make_address(int index, unsigned address, int prefix)
 {
     struct ifaddrmsg *a = begin(RTM_NEWADDR, NLM_F_CREATE, sizeof *a);
-    unsigned value = htonl(address), broadcast = htonl(address | 0xFFFF);
+    unsigned value = htonl(address), broadcast = htonl(address | (prefix == 32 ? 0 : 0xFFFF));
 
     a->ifa_family = AF_INET;
-    a->ifa_prefixlen = 16;
+    a->ifa_prefixlen = (unsigned char)prefix;
     a->ifa_index = (unsigned)index;
     attr(IFA_LOCAL, &value, 4);
     attr(IFA_ADDRESS, &value, 4);
-    attr(IFA_BROADCAST, &broadcast, 4);
+    if (prefix < 31)
+        attr(IFA_BROADCAST, &broadcast, 4);
+}
+
+static void make_route(unsigned to, int prefix, unsigned via, unsigned source, int index)
+{
+    struct rtmsg *route = begin(RTM_NEWROUTE, NLM_F_CREATE, sizeof *route);
+
+    to = htonl(to);
+    via = htonl(via);
+    source = htonl(source);
+    route->rtm_family = AF_INET;
+    route->rtm_dst_len = (unsigned char)prefix;
+    route->rtm_table = RT_TABLE_MAIN;
+    route->rtm_protocol = 0x72;
+    route->rtm_type = RTN_UNICAST;
+    route->rtm_scope = via ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
+    if (prefix)
+        attr(RTA_DST, &to, 4);
+    if (via)
+        attr(RTA_GATEWAY, &via, 4);
+    if (source)
+        attr(RTA_PREFSRC, &source, 4);
+    attr32(RTA_OIF, (unsigned)index);
+}
+
+static void make_mac(unsigned char bytes[6], unsigned mac)
+{
+    bytes[0] = 2;
+    for (int i = 0; i < 4; i++)
+        bytes[i + 1] = (unsigned char)(mac >> (24 - 8 * i));
+    bytes[5] = 1;
+}
+
+static void make_neighbour(unsigned address, unsigned mac, int index)
+{
+    struct ndmsg *entry = begin(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, sizeof *entry);
+    unsigned char bytes[6];
+
+    address = htonl(address);
+    make_mac(bytes, mac);
+    entry->ndm_family = AF_INET;
+    entry->ndm_ifindex = index;
+    entry->ndm_state = NUD_PERMANENT;
+    attr(NDA_DST, &address, 4);
+    attr(NDA_LLADDR, bytes, 6);
 }
 
 static void end_of_veth(const char *name, unsigned mac)
 {
-    unsigned char bytes[6] = {2,
-                              (unsigned char)(mac >> 24),
-                              (unsigned char)(mac >> 16),
-                              (unsigned char)(mac >> 8),
-                              (unsigned char)mac,
-                              1};
+    unsigned char bytes[6];
 
+    make_mac(bytes, mac);
     attr(IFLA_IFNAME, name, strlen(name) + 1);
     attr(IFLA_ADDRESS, bytes, 6);
     attr32(IFLA_MTU, 1500);
@@ -160,7 +204,8 @@ static void make_veth(int host, int netns, int number, int bridge)
     link->ifi_index = 100000 + number;
     link->ifi_flags = link->ifi_change = IFF_UP;
     end_of_veth(name, 0x10000000u + (unsigned)number);
-    attr32(IFLA_MASTER, (unsigned)bridge);
+    if (bridge)
+        attr32(IFLA_MASTER, (unsigned)bridge);
     struct rtattr *info = attr(IFLA_LINKINFO, NULL, 0);
     attr(IFLA_INFO_KIND, "veth", 5);
     struct rtattr *data = attr(IFLA_INFO_DATA, NULL, 0), *peer = attr(VETH_INFO_PEER, NULL, 0);
@@ -178,7 +223,9 @@ static void make_veth(int host, int netns, int number, int bridge)
     go(host);
 }
 
-static void make_inside(int number)
+#define GATEWAY 0x0A000001u
+
+static void make_inside(int number, int routed)
 {
     int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
     char alias[64];
@@ -191,15 +238,12 @@ static void make_inside(int number)
     snprintf(alias, sizeof alias, "runcnet:c-%d", number);
     attr(IFLA_IFALIAS, alias, strlen(alias) + 1);
     set_up(2, 1);
-    make_address(2, 0x0A000002u + (unsigned)number);
-    struct rtmsg *route = begin(RTM_NEWROUTE, NLM_F_CREATE, sizeof *route);
-    unsigned gateway = htonl(0x0A000001u);
-    route->rtm_family = AF_INET;
-    route->rtm_table = RT_TABLE_MAIN;
-    route->rtm_protocol = 0x72;
-    route->rtm_type = RTN_UNICAST;
-    attr(RTA_GATEWAY, &gateway, 4);
-    attr32(RTA_OIF, 2);
+    make_address(2, GATEWAY + 1 + (unsigned)number, routed ? 32 : 16);
+    if (routed)
+        make_route(GATEWAY, 32, 0, 0, 2);
+    make_route(0, 0, GATEWAY, 0, 2);
+    if (routed)
+        make_neighbour(GATEWAY, 0x10000000u + (unsigned)number, 2);
     go(fd);
     close(fd);
 }
@@ -236,7 +280,7 @@ static int make_bridge(int host)
     end(info);
     go(host);
     set_up(99999, 1);
-    make_address(99999, 0x0A000001u);
+    make_address(99999, GATEWAY, 16);
     go(host);
     return 99999;
 }
@@ -246,22 +290,33 @@ int main(int argc, char **argv)
     struct timespec start, stop;
     char path[4096];
 
-    if (argc != 3) {
-        fprintf(stderr, "floor NETNS_DIR N\n");
+    if (argc < 3) {
+        fprintf(stderr, "floor NETNS_DIR N [routed]\n");
         return 64;
     }
+    int routed = argc > 3;
     int count = atoi(argv[2]);
     int host = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
     if (host < 0)
         die("socket");
     clock_gettime(CLOCK_MONOTONIC, &start);
-    int bridge = make_bridge(host);
+    int bridge = routed ? 0 : make_bridge(host);
+    if (routed) {
+        make_address(1, GATEWAY, 32);
+        go(host);
+    }
     for (int i = 0; i < count; i++) {
         if (unshare(CLONE_NEWNET))
             die("unshare");
         int netns = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
         make_veth(host, netns, i, bridge);
-        make_inside(i);
+        make_inside(i, routed);
+        if (routed) {
+            unsigned address = GATEWAY + 1 + (unsigned)i;
+            make_route(address, 32, 0, GATEWAY, 100000 + i);
+            make_neighbour(address, 0x20000000u + (unsigned)i, 100000 + i);
+            go(host);
+        }
         ping_groups(i);
         snprintf(path, sizeof path, "%s/c-%d", argv[1], i);
         int point = open(path, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0);

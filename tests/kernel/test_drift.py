@@ -88,7 +88,10 @@ NETWORK = {
         "ip link set side alias x",
         ["network/side: set side alias runcnet:side"],
     ),
-    "gateway": ("ip addr del 10.9.0.1/24 dev side", ["network/side: add 10.9.0.1/24 to side"]),
+    "gateway": (
+        "ip addr del 10.9.0.1/24 dev side",
+        ["network/side: add 10.9.0.1/24 to side", "container/web: add neighbour 10.9.0.5 at"],
+    ),
     "forwarding": ("sysctl -qw net.ipv4.ip_forward=0", ["host: set net/ipv4/ip_forward to 1"]),
 }
 
