@@ -85,7 +85,8 @@ def quick() -> int:
         ratio = (ours - idle) / least
         worst = max(worst, ratio)
         print(
-            f"{kind}: create 300 in {ours:.3f} s, of which {idle:.3f} s for looking; floor {least:.3f} s; {ratio:.2f} x"
+            f"{kind}: create 300 in {ours:.3f} s, of which {idle:.3f} s for looking; "
+            f"floor {least:.3f} s; {ratio:.2f} x"
         )
     if worst > QUICK_BOUND:
         print(f"slower than {QUICK_BOUND} x the floor")

@@ -106,7 +106,8 @@ def bars(found: Results) -> str:
     rows.sort()
     height = 50 + 26 * len(rows)
     text = HEAD.format(w=640, h=height)
-    text += f'<text x="10" y="24" font-weight="bold">Create {count} containers on one bridge: ms a container (logarithmic)</text>\n'
+    title = f"Create {count} containers on one bridge: ms a container (logarithmic)"
+    text += f'<text x="10" y="24" font-weight="bold">{title}</text>\n'
     low, high = 0.3, max([1.0, *(value for value, _ in rows)])
     for i, (value, label) in enumerate(rows):
         y = 40 + 26 * i

@@ -201,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wait = command("wait", _wait, "wait until containers or networks are ok")
     wait.add_argument("names", nargs="+", metavar="NAME")
     wait.add_argument("--timeout", type=float, default=60.0, metavar="S")
+    command("doctor", _doctor, "limits of the host that what is declared would meet")
     show = command("show", _show, "the declaration with every default and address filled in")
     show.add_argument("name", nargs="?")
     execute = command("exec", _exec, "run a command in a container's network namespace")
@@ -312,6 +313,25 @@ def _wait(options: argparse.Namespace) -> int:
             text = ", ".join(f"{name} is {states.get(name, 'not declared')}" for name in late)
             raise RuncnetError(f"{text} after {options.timeout:g} s")
         time.sleep(0.1)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from reconciler.doctor import examine
+
+    _need_privileges()
+    found = examine(_settings(options))
+    serious = any(one.serious for one in found)
+    if options.json:
+        print(json.dumps({"version": 1, "findings": msgspec.to_builtins(found)}))
+        return FAILED if serious else OK
+    for one in found:
+        remedy = f" ({one.command})" if one.command else ""
+        print(f"{'limit' if one.serious else 'note '}  {one.topic}: {one.text}{remedy}")
+    if not found:
+        print("nothing stands in the way of what is declared")
+    return FAILED if serious else OK
 
 
 def _show(options: argparse.Namespace) -> int:
