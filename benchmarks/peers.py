@@ -1,6 +1,6 @@
 """What people would use instead: each makes N containers on one bridge, in a process of its own.
 
-Run as a program (`python -m benchmarks.peers NAME NETNS_DIR N`), since the whole process is timed.
+Run as a program (`python peers.py NAME NETNS_DIR N`), since the whole process is timed.
 """
 
 import ctypes

@@ -34,6 +34,7 @@ def teardown(settings: Settings) -> list[Done]:
         observed = one.observe(_NOTHING)
         if not record.present:
             one.adopt(observed)
+        busy = busy_in(observed)
         kernel = Kernel(netns_dir=settings.netns_dir, record=record, links=observed.host.links)
         removals = [
             ops.RemoveContainer(
@@ -43,6 +44,7 @@ def teardown(settings: Settings) -> list[Done]:
                 path=f"{settings.netns_dir}/{seen.netns}" if seen.netns else "",
                 ends=tuple(end.host.index for end in seen.ends),
                 forced=True,
+                in_use=bool(busy(seen.name)),
             )
             for seen in observed.containers.values()
         ]

@@ -61,7 +61,7 @@ class HostView:
 
     def entries_of(self, end: SeenEnd) -> tuple[NeighbourRow, ...]:
         """The neighbours of a member that do not go with its own link."""
-        if end.inner is None or not end.host.master:
+        if not end.host.master or end.inner is None:
             return ()
         rows = self.by_mac.get((end.host.master, end.inner.mac), ())
         return tuple(row for row in rows if (row.index, row.address) not in self.wanted)

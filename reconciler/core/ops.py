@@ -173,7 +173,9 @@ class RemoveContainer(Operation, frozen=True, kw_only=True):
     neighbours: tuple[NeighbourRow, ...] = ()
     """The host's entries for it that do not go with a link of their own."""
     forced: bool = False
-    """Whether the host ends are taken away by hand, for processes keep the namespace alive."""
+    """Whether host ends that the kernel does not reap are taken away by hand."""
+    in_use: bool = False
+    """Whether processes keep the namespace alive: nothing is reaped then, or waited for."""
 
     @property
     def action(self) -> str:

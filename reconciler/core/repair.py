@@ -129,7 +129,8 @@ def container_repairs(
     by_name = {link.name: link for link in space.links}
     doomed = {end.inner.index for end in extra if end.inner is not None}
     ours = {end.inner.index for end in matched.values() if end.inner is not None}
-    reset: set[str] = set()
+    reset: set[tuple[str, int]] = set()
+    """Links, and the IP version whose routes are gone there once the repairs before are done."""
     blocked: set[str] = set()
     groups += _make_way(member, matched, running)
     makes: list[Group] = []
@@ -144,16 +145,15 @@ def container_repairs(
                 )
                 blocked.add(endpoint.name)
                 continue
-            reset.add(endpoint.name)
+            reset |= {(endpoint.name, 4), (endpoint.name, 6)}
             make: Group = [ops.MakeEndpoint(object=member.object, netns=netns, endpoint=endpoint)]
             make[:0] = groups.pop() if _replaces(groups, endpoint) else []
             makes.append(make)
         else:
-            group, renamed = _endpoint_repairs(
+            group, cleared = _endpoint_repairs(
                 member, endpoint, found, space, view, subnets, running
             )
-            if renamed:
-                reset.add(endpoint.name)
+            reset |= {(endpoint.name, version) for version in cleared}
             if group:
                 groups.append(group)
     # A name may be free only once another interface has given it up.
@@ -232,7 +232,7 @@ def _endpoint_repairs(
     view: HostView,
     subnets: Mapping[str, tuple[Subnet, ...]],
     running: bool,
-) -> tuple[Group, bool]:
+) -> tuple[Group, Iterable[int]]:
     inner = end.inner
     assert inner is not None  # _match hands out whole pairs only
     outer = end.host
@@ -290,7 +290,9 @@ def _endpoint_repairs(
     inner_lost = inner_edit.mac is not None or renamed or bool(removed)
     host_lost = host_edit.mac is not None or renamed_host
     group += view.entry_repairs(member, endpoint, end, space, inner_lost, host_lost)
-    return group, renamed or bool(removed)
+    if renamed:
+        return group, (4, 6)
+    return group, {op.address.version for op in removed if isinstance(op, ops.RemoveAddress)}
 
 
 class _Routes:
@@ -313,15 +315,22 @@ class _Routes:
         ]
         self.rules = [(row, _rule(row)) for row in space.rules if row.source is not None]
 
-    def _in_the_way(self, route: DesiredRoute, reset: set[str]) -> RouteRow | None:
+    def _in_the_way(
+        self, route: DesiredRoute, reset: Collection[tuple[str, int]]
+    ) -> RouteRow | None:
         """A foreign route to the same place: the kernel keeps one of them for each metric."""
         for row, seen in self.seen:
             same = (seen.to, seen.table) == (route.to, route.table) and row.metric in METRICS
-            if same and row.protocol != PROTOCOL and seen.link not in reset and seen != route:
+            if (
+                same
+                and row.protocol != PROTOCOL
+                and (seen.link, seen.to.version) not in reset
+                and seen != route
+            ):
                 return row
         return None
 
-    def problems(self, reset: set[str]) -> list[str]:
+    def problems(self, reset: Collection[tuple[str, int]]) -> list[str]:
         standing = {route for _, route in self.seen}
         return [
             f"a route to {route.to} that is not runcnet's stands in the place of `{route}` "
@@ -330,15 +339,17 @@ class _Routes:
             if route not in standing and self._in_the_way(route, reset)
         ]
 
-    def groups(self, reset: set[str], blocked: set[str]) -> list[Group]:
+    def groups(self, reset: Collection[tuple[str, int]], blocked: set[str]) -> list[Group]:
         """Those through a link in `reset` are gone by the time that these are carried out."""
         owner, netns = self.member.object, self.member.netns
         wanted = set(self.member.routes)
-        standing = {route for _, route in self.seen if route.link not in reset}
+        standing = {route for _, route in self.seen if (route.link, route.to.version) not in reset}
         result: list[Group] = [
             [ops.RemoveRoute(object=owner, netns=netns, route=route)]
             for row, route in self.seen
-            if row.protocol == PROTOCOL and route not in wanted and route.link not in reset
+            if row.protocol == PROTOCOL
+            and route not in wanted
+            and (route.link, route.to.version) not in reset
         ]
         result += [
             [ops.AddRoute(object=owner, netns=netns, route=route)]

@@ -113,18 +113,17 @@ class Kernel:
     def _reap(self, ends: dict[ops.RemoveContainer, tuple[int, ...]]) -> dict[Operation, str]:
         """Wait for host ends to go with their namespaces; answers with the ops that left some.
 
-        Where the path was gone before, nothing will reap the ends, and with force nothing is waited
-        for: these are deleted. Else whoever came into the namespace meanwhile keeps them.
+        Where the path was gone before, nothing will reap the ends, nor where processes live behind
+        them: these are deleted. Whoever came into the namespace meanwhile keeps them, but by force.
         """
         failed: dict[Operation, str] = {}
-        waiting = {i for op, indexes in ends.items() if op.path and not op.forced for i in indexes}
+        waiting = {i for op, indexes in ends.items() if op.path and not op.in_use for i in indexes}
         waiting = self._wait_gone(waiting)
-        others = {i for indexes in ends.values() for i in indexes} - waiting
-        standing = _standing(others)
+        standing = _standing({i for indexes in ends.values() for i in indexes})
         batch = Batch()
         jobs: list[Operation] = []
         for op, indexes in ends.items():
-            if waiting.intersection(indexes):
+            if waiting.intersection(indexes) and not op.forced:
                 failed[op] = "something still lives in its namespace (the next pass looks again)"
                 continue
             for index in indexes:

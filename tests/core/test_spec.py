@@ -202,7 +202,7 @@ def test_what_show_prints_loads_to_the_same() -> None:
 def test_the_examples_load_together() -> None:
     files = {p.name: p.read_text() for p in sorted((ROOT / "config").glob("*.yaml"))}
     result = loaded(**files)
-    assert not result.rejections and len(result.spec.containers) == 55
+    assert not result.rejections and len(result.spec.containers) == 60
     web = result.spec.containers["web"]
     assert web.interfaces[0].default_versions == (4, 6) and not web.interfaces[1].default_versions
     assert parse_address("10.20.0.1") in result.spec.networks["front"].gateways
