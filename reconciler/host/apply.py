@@ -19,7 +19,7 @@ from reconciler.host.record import Record
 
 BATCH = 256
 """Containers made in one trip through C; a signal is heard between two trips."""
-REMOVED = 2048
+REMOVED = 16384
 """Containers removed before their links are waited for: the kernel reaps them together."""
 SPARE = 64
 """Link numbers left to whoever else makes links while a pass runs."""
