@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
@@ -157,8 +157,11 @@ class Pass:
         names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
         self._ahead = ThreadPoolExecutor(1).submit(dump, self.settings.netns_dir, names)
 
-    def observe(self, spec: Spec, *, touched: Collection[str] | None = None) -> Observed:
-        """The host and every namespace of the netns dir; where few objects were `touched`, theirs."""
+    def observe(self, spec: Spec, *, touched: Mapping[str, str] | None = None) -> Observed:
+        """The host and every namespace of the netns dir; where few objects were `touched`, theirs.
+
+        `touched`: object → its file of the netns dir, as far as it has one.
+        """
         wanted = {PING_GROUPS[0]}
         expected = []
         for container in spec.containers.values():
@@ -176,7 +179,7 @@ class Pass:
             containers = {t.partition("/")[2] for t in touched if t.startswith("container/")}
             links = {i for i, (_, name, _) in witness.ends.items() if name in containers}
             links |= {index for index in witness.bridges.values() if index}
-            files = {*expected, *containers}
+            files = {*expected, *containers, *touched.values()}
             dumps = dump_part(netns_dir, names, files=files, links=links)
             inside = {n: c for n, c in witness.spaces.items() if n in containers}
             witness = msgspec.structs.replace(witness, spaces=inside)
@@ -285,7 +288,8 @@ class Pass:
         """Look again: what is still to be done failed, whatever the kernel answered."""
         done = {outcome.operation.object for outcome in outcomes}
         broken = {outcome.operation.object for outcome in outcomes if outcome.error}
-        observed = self.observe(prospect.spec, touched=done if len(done) <= FEW else None)
+        files = {outcome.operation.object: outcome.operation.netns for outcome in outcomes}
+        observed = self.observe(prospect.spec, touched=files if len(done) <= FEW else None)
         left = plan(
             prospect.desired,
             observed,

@@ -32,7 +32,8 @@ class Wall:
     def look(self, desired: Desired, decided: Plan, scene: Scene, observed: Observed) -> None:
         """Work out the policy and compare it with the kernel."""
         held = {h.object.partition("/")[2] for h in decided.held if h.object.startswith("network/")}
-        kept = (held | set(observed.bridges) if scene.keep else held) - scene.networks
+        standing = set(observed.bridges) | (set(observed.gateways.values()) - {""})
+        kept = (held | standing if scene.keep else held) - scene.networks
         # What is wrong with a network must not take its rules away.
         broken = {n.partition("/")[2] for n in decided.problems if n.startswith("network/")}
         self.policy = Policy(

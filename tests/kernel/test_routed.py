@@ -1,7 +1,10 @@
 """Networks of `type: routed`, with real packets: no bridge, a route and permanent neighbours for each member."""
 
+import re
+
 import pytest
 
+from tests.support import need
 from tests.support.host import SERVER, SERVER6, PrivateHost
 
 DEFINITION = """
@@ -204,3 +207,34 @@ def test_a_bridge_full_of_members_names_the_way_out(bare: PrivateHost) -> None:
     bare.write("a.yaml", text)
     run = bare.reconcile(check=False)
     assert run.code == 2 and "type: routed" in run.report["rejected"][0]["message"]
+
+
+def test_a_chain_of_others_that_drops_is_named_with_what_lets_a_routed_network_pass(
+    host: PrivateHost,
+) -> None:
+    need.program("nft")
+    host.sh(
+        "nft add table inet other; nft 'add chain inet other forward "
+        "{ type filter hook forward priority 0; policy drop; }'"
+    )
+    host.write("a.yaml", DEFINITION)
+    note = next(n for n in host.reconcile().report["notes"] if "network flat" in n)
+    assert not host.ping("one", SERVER)
+    for command in re.findall(r"nft insert rule [^;)]*accept", note):
+        host.sh(command)
+    assert host.ping("one", SERVER)
+    assert host.reconcile().report["notes"] == []
+
+
+def test_hundreds_are_torn_down_together(bare: PrivateHost) -> None:
+    """One by one a veth pair takes the kernel some 20 ms: the host's ends are not deleted by hand."""
+    bare.write(
+        "a.yaml",
+        "networks: {n: {type: routed, subnets: 10.0.0.0/16}, b: {subnets: 10.1.0.0/16}}\n"
+        "containers: {w: {replicas: 300, interfaces: n}, v: {replicas: 300, interfaces: b}}\n",
+    )
+    bare.reconcile()
+    with bare.process("w-7"):
+        bare.runcnet("teardown", "--yes")
+        assert bare.ours()["links"] == [] and bare.ours()["netns"] == []
+    assert "10.0.0.1/32" not in bare.addresses("lo")

@@ -35,10 +35,13 @@ class BaseChain(NamedTuple):
     name: str
     rules: bytes
 
-    def names(self, link: str) -> bool:
-        """Whether a rule compares something with this link's name."""
-        # An attribute NFTA_DATA_VALUE: nft compares 16 bytes, iptables-nft the name and its NUL.
-        text = link.encode() + b"\0"
+    def names(self, network: NetworkPolicy) -> bool:
+        """Whether a rule compares something with the network's link, or its device group."""
+        # An attribute NFTA_DATA_VALUE: nft compares 16 bytes, iptables-nft the name and its NUL; a
+        # group is a number of the machine's own byte order.
+        if network.group:
+            return struct.pack("=HHI", 4 + 4, 1, network.group) in self.rules
+        text = network.link.encode() + b"\0"
         heads = (struct.pack("=HH", 4 + 16, 1), struct.pack("=HH", 4 + len(text), 1))
         return any(head + text in self.rules for head in heads)
 
@@ -51,19 +54,23 @@ def warnings(policy: Policy) -> tuple[str, ...]:
     return (*_legacy(routed), *_nftables(routed))
 
 
-def _links(networks: list[NetworkPolicy], versions: tuple[int, ...]) -> list[str]:
-    return [n.link for n in networks if any(s.version in versions for s in n.subnets)]
+def _concerned(networks: list[NetworkPolicy], versions: tuple[int, ...]) -> list[NetworkPolicy]:
+    return [n for n in networks if any(s.version in versions for s in n.subnets)]
+
+
+def _shown(networks: list[NetworkPolicy]) -> str:
+    return ", ".join(n.link or f"network {n.name}" for n in networks)
 
 
 def _legacy(networks: list[NetworkPolicy]) -> Iterator[str]:
     # In `filter` our accept is the last word; these two are passed before it.
     for version, program in ((4, "iptables-legacy"), (6, "ip6tables-legacy")):
         for name in ("mangle", "security"):
-            links = _links(networks, (version,))
-            if links and kernel.read(version, name).policies.get("FORWARD") == "DROP":
+            concerned = _concerned(networks, (version,))
+            if concerned and kernel.read(version, name).policies.get("FORWARD") == "DROP":
                 yield (
                     f"the policy of the legacy chain FORWARD in table {name} (IPv{version}) is "
-                    f"drop and will drop the traffic of {', '.join(links)} "
+                    f"drop and will drop the traffic of {_shown(concerned)} "
                     f"({program} -t {name} -P FORWARD ACCEPT)"
                 )
 
@@ -71,14 +78,16 @@ def _legacy(networks: list[NetworkPolicy]) -> Iterator[str]:
 def _nftables(networks: list[NetworkPolicy]) -> Iterator[str]:
     for chain in base_chains():
         family, versions = FAMILIES[chain.family]
-        links = [link for link in _links(networks, versions) if not chain.names(link)]
-        if links:
+        concerned = [n for n in _concerned(networks, versions) if not chain.names(n)]
+        if concerned:
+            first = concerned[0]
+            kind, value = ("group", hex(first.group)) if first.group else ("name", first.link)
             rule = f"nft insert rule {family} {chain.table} {chain.name}"
             yield (
                 f"the nftables chain {family} {chain.table} {chain.name} at the forward hook has "
-                f"policy drop and will drop the traffic of {', '.join(links)}: accept it there, or "
-                f"in the tool that owns the chain ({rule} iifname {links[0]} accept; "
-                f"{rule} oifname {links[0]} accept)"
+                f"policy drop and will drop the traffic of {_shown(concerned)}: accept it there, or "
+                f"in the tool that owns the chain ({rule} iif{kind} {value} accept; "
+                f"{rule} oif{kind} {value} accept)"
             )
 
 
