@@ -177,6 +177,16 @@ def reconcile_main(argv: Sequence[str] | None = None) -> int:
     return _guarded(run)
 
 
+def reconcile_entry() -> NoReturn:
+    """`runcnet-reconcile` as a program: what it holds is freed at once by the kernel, where Python
+    would take thousands of containers apart piece by piece."""
+    code = reconcile_main()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`runcnet`."""
     parser = _Parser(prog="runcnet", description="Container networks for plain runc.")

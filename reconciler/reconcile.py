@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import msgspec
 
@@ -19,6 +19,7 @@ from reconciler.core.report import Done, Report
 from reconciler.core.seal import fresh_seals, settled
 from reconciler.core.standing import standing_addresses, without
 from reconciler.host import lock, netns, rtnl
+from reconciler.host.ahead import Ahead
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.machine import machine_id
 from reconciler.host.observe import Dumps, busy_in, dump, dump_part, observe, read_witness
@@ -57,7 +58,7 @@ class Pass:
         self.progress: Callable[[int], None] = lambda count: None
         self.changing = changing
         self.machine = machine_id()
-        self._ahead: Future[Dumps] | None = None
+        self._ahead: Ahead[Dumps] | None = None
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -78,11 +79,12 @@ class Pass:
         self.look_ahead()
         declared = read_declared(settings.config_dirs, self.store.remembered())
         spec = declared.loaded.spec
+        book = self.store.book()
+        seals = self.record.seals()
         observed = self.observe(spec)
         if not self.record.present and self.changing:
             self.adopt(observed)
         busy = busy_in(observed)
-        book = self.store.book()
         kept = set(observed.containers) | set(declared.loaded.waiting)
         if restless or declared.keep:
             kept |= {key.container for key in book.held}
@@ -104,7 +106,7 @@ class Pass:
             declared=modes,
             networks=frozenset(spec.networks),
             busy=busy,
-            settled=settled(desired, observed, self.record.seals()),
+            settled=settled(desired, observed, seals),
             keep=restless or declared.keep,
         )
         options = Options(
@@ -155,7 +157,7 @@ class Pass:
     def look_ahead(self) -> None:
         """Begin to dump while the files are read; what namespaces are asked for, the last pass says."""
         names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
-        self._ahead = ThreadPoolExecutor(1).submit(dump, self.settings.netns_dir, names)
+        self._ahead = Ahead(partial(dump, self.settings.netns_dir, names))
 
     def observe(self, spec: Spec, *, touched: Mapping[str, str] | None = None) -> Observed:
         """The host and every namespace of the netns dir; where few objects were `touched`, theirs.

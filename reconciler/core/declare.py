@@ -47,6 +47,9 @@ def network(tree: Tree, path: Path, name: str, raw: RawNetwork) -> Network:
         r.error("`subnets` is missing (as in subnets: 176.10.0.0/16)")
     subnets.sort()
     gateways = _gateways(r, raw, subnets, external)
+    for subnet in subnets if routed and raw.gateways not in (None, "none") else ():
+        if not any(g.version == subnet.version for g in gateways):
+            r.error(f"a routed network needs a gateway in {subnet} too (name one)", "gateways")
     uplinks = (
         []
         if raw.uplink == "any"

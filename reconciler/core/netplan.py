@@ -6,6 +6,7 @@ import msgspec
 
 from reconciler.core import ops
 from reconciler.core.hostview import Group, HostView
+from reconciler.core.names import network_group
 from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
 from reconciler.core.overlap import overlap_with_host
@@ -180,12 +181,15 @@ class Networks:
     def plan_lost_gateways(self, gone: set[str]) -> Iterator[ops.RemoveGateway]:
         """Gateways of ours that no routed network declares, unless a member stays behind them."""
         wanted = {a for network in self.desired.routed.values() for a in network.addresses}
-        staying = {
-            end.network
+        ends = [
+            end
             for seen in self.observed.containers.values()
             for end in seen.ends
             if f"container/{seen.name}" not in gone
-        }
+        ]
+        staying = {end.network for end in ends}
+        if any(end.host.group == network_group(end.network) for end in ends):
+            staying.add("")  # where the record is lost, it may be that one's
         for address, network in sorted(self.observed.gateways.items()):
             name = f"network/{network or address.address}"
             if address in wanted or not self.wanted(name):

@@ -132,6 +132,12 @@ class _Planner(Networks):
             if owner in self.problems:
                 return f"network {endpoint.network}: {self.problems[owner][0]}"
             if endpoint.group:
+                network = self.desired.routed[endpoint.network]
+                made = any(
+                    isinstance(op, ops.MakeGateway) and op.object == owner for op in self.networks
+                )
+                if not made and any(a not in self.observed.gateways for a in network.addresses):
+                    return f"the gateway of network {endpoint.network} is not there"
                 continue
             standing = endpoint.bridge in self.by_name or any(
                 isinstance(op, ops.MakeBridge) and op.bridge.network == endpoint.network

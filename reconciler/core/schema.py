@@ -3,7 +3,6 @@
 Every scalar is text here; `declare.py` reads it by the type of its field.
 """
 
-import difflib
 import functools
 import types
 import typing
@@ -161,6 +160,8 @@ def _struct_errors(node: Map, shape: Any, path: Path) -> Iterator[ShapeError]:
 
 def unknown(kind: str, name: str, known: Any) -> str:
     """`unknown key adresses (did you mean addresses?)`."""
+    import difflib  # only a mistake needs it
+
     near = difflib.get_close_matches(name, list(known), 1)
     if near:
         return f"unknown {kind} {_short(name)} (did you mean {near[0]}?)"

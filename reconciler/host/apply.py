@@ -4,7 +4,6 @@ import errno
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from reconciler.core import ops
@@ -14,6 +13,7 @@ from reconciler.core.ops import Operation
 from reconciler.core.rows import Link
 from reconciler.core.wanted import Endpoint, Member
 from reconciler.host import netns, rtnl, steps
+from reconciler.host.ahead import Ahead
 from reconciler.host.batch import Batch, Result
 from reconciler.host.record import Record
 
@@ -160,21 +160,20 @@ class Kernel:
         The next batch is packed while the kernel is at work on one.
         """
         before = self.record.spaces() if creations else {}
-        with ThreadPoolExecutor(1) as kernel:
-            ahead: tuple[_Part, Future[list[Result]]] | None = None
-            for start in range(0, len(creations), BATCH):
-                if self.stop():
-                    break
-                part = self._pack(creations[start : start + BATCH])
-                # The record is written by one thread; what it says is on disk before the kernel hears.
-                self.record.note_spaces({op.member.name: 0 for op in part.made})
-                self.record.note_ends(part.ends)
-                running = kernel.submit(part.batch.run)
-                if ahead is not None:
-                    yield from self._made(ahead[0], ahead[1].result(), before)
-                ahead = part, running
-            if ahead is not None:
-                yield from self._made(ahead[0], ahead[1].result(), before)
+        ahead: tuple[_Part, Ahead[list[Result]]] | None = None
+        for start in range(0, len(creations), BATCH):
+            if self.stop():
+                break
+            part = self._pack(creations[start : start + BATCH])
+            # Written before the kernel hears of it.
+            self.record.note_spaces({op.member.name: 0 for op in part.made})
+            self.record.note_ends(part.ends)
+            done, results = ahead[0] if ahead else None, ahead[1].result() if ahead else []
+            ahead = part, Ahead(part.batch.run)
+            if done is not None:
+                yield from self._made(done, results, before)
+        if ahead is not None:
+            yield from self._made(ahead[0], ahead[1].result(), before)
 
     def _pack(self, creations: Sequence[ops.MakeContainer]) -> "_Part":
         part = _Part(Batch(), [], {}, [])

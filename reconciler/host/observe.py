@@ -1,7 +1,7 @@
 """Dumps → Observed: what stands on the host and in every namespace of the netns dir."""
 
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 from reconciler.core.forwarding import FORWARDING, NEIGHBOURS
@@ -9,6 +9,7 @@ from reconciler.core.names import parse_alias
 from reconciler.core.observed import FileState, Observed, Witness, observe_owned
 from reconciler.core.rows import Space
 from reconciler.host import netns, procs, rtnl
+from reconciler.host.ahead import Ahead
 from reconciler.host.record import Record
 
 HOST_SYSCTLS = (*FORWARDING.values(), *NEIGHBOURS)
@@ -37,10 +38,9 @@ class Dumps(NamedTuple):
 
 def dump(netns_dir: str, sysctls: tuple[str, ...]) -> Dumps:
     """Dump the host and every namespace of the netns dir, both at once."""
-    with ThreadPoolExecutor(1) as other:
-        host = other.submit(rtnl.scan_host, sysctls=HOST_SYSCTLS)
-        files, spaces = netns.read(netns_dir, sysctls)
-        return Dumps(host.result(), files, spaces, sysctls)
+    host = Ahead(partial(rtnl.scan_host, sysctls=HOST_SYSCTLS))
+    files, spaces = netns.read(netns_dir, sysctls)
+    return Dumps(host.result(), files, spaces, sysctls)
 
 
 def dump_part(

@@ -2,13 +2,13 @@
 
 import struct
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from reconciler import _rtnl  # type: ignore[attr-defined]  # built from _netlink/
 from reconciler.core.model import Address, InterfaceAddress, Subnet
 from reconciler.core.rows import Link, LinkAddress, NeighbourRow, RouteRow, Rows, RuleRow, Space
+from reconciler.host.ahead import Ahead
 from reconciler.host.batch import Batch, Failure, Result
 
 ffi, lib = _rtnl.ffi, _rtnl.lib
@@ -43,9 +43,8 @@ def scan(paths: Sequence[str], *, sysctls: Sequence[str] = ()) -> list[Space]:
         return _scan(paths, sysctls)
     middle = len(paths) // 2
     # The work is done in C without the interpreter's lock, and the kernel serves both at once.
-    with ThreadPoolExecutor(1) as other:
-        second = other.submit(_scan, paths[middle:], sysctls)
-        return _scan(paths[:middle], sysctls) + second.result()
+    second = Ahead(partial(_scan, paths[middle:], sysctls))
+    return _scan(paths[:middle], sysctls) + second.result()
 
 
 def scan_host(

@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVER = "198.51.100.1"
 SERVER6 = "2001:db8:100::1"
 ENTRY = (
-    "import sys; from reconciler.cli import main, reconcile_main; "
-    "name = sys.argv.pop(1); raise SystemExit((main if name == 'runcnet' else reconcile_main)())"
+    "import sys; from reconciler.cli import main, reconcile_entry; "
+    "name = sys.argv.pop(1); raise SystemExit((main if name == 'runcnet' else reconcile_entry)())"
 )
 SETUP = f"""
 mount -t tmpfs none /run
