@@ -101,6 +101,9 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--growth-turns", type=int, default=3)
     parser.add_argument("--peers-n", type=int, default=1000, help="containers for the peers")
+    parser.add_argument(
+        "--missing", action="store_true", help="only what is not on record with as many turns"
+    )
     parser.add_argument("parts", nargs="*", default=["floor", "growth", "peers"])
     options = parser.parse_args()
     # An installed program has its bytecode beside it; some build machines forbid that.
@@ -110,7 +113,12 @@ def main() -> int:
         return quick()
     path = OUT / "bench.json"
     found: Results = json.loads(path.read_text()) if path.exists() else {}
-    for actors, turns in suite(options):
+    for every, turns in suite(options):
+        actors = [
+            (name, act)
+            for name, act in every
+            if not options.missing or len(found.get(name, {}).get("create", ())) < turns
+        ]
         for name, cases in interleaved(actors, turns).items():
             found[name] = cases
         path.write_text(json.dumps(found, indent=1))

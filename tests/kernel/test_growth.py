@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.support import need
 from tests.support.host import ROOT, PrivateHost, wait_for
 
 
@@ -45,6 +46,7 @@ def test_the_host_reaches_every_member_and_each_reaches_another(
 
 
 def test_ten_thousand_come_change_and_go_without_a_trace(bare: PrivateHost) -> None:
+    need.memory(5000)
     before = bare.ours()
     routes = bare.run("ip", "route").out
     addresses = bare.addresses("lo")

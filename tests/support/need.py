@@ -38,6 +38,14 @@ def kernel() -> None:
         _missing("the kernel has no namespaces, veth pairs or bridges for us")
 
 
+def memory(mib: int) -> None:
+    """Free memory: 10,000 namespaces take 3.4 GB of the kernel."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    if free < mib * 1024:
+        _missing(f"{mib} MiB of free memory are needed, {free // 1024} are there")
+
+
 def legacy_tables() -> None:
     """The legacy xtables."""
     program("iptables-legacy")
