@@ -16,6 +16,8 @@ ONLY = {
 UPPER = {
     "reconcile",
     "cli",
+    "commands",
+    "options",
     "load",
     "attachment",
     "status",

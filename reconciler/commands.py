@@ -1,0 +1,229 @@
+"""What `runcnet COMMAND` does, one function a command."""
+
+import argparse
+import gc
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from reconciler.core.errors import RuncnetError, UsageError
+from reconciler.options import (
+    CONFIG_DIRS,
+    DIFFERS,
+    FAILED,
+    OK,
+    REJECTED,
+    need_privileges,
+    settings_of,
+    stoppable,
+    terminal_of,
+)
+
+
+def one_pass(options: argparse.Namespace, *, dry: bool, only: frozenset[str] | None = None) -> int:
+    """One pass, or its plan; answers with the exit code."""
+    from reconciler.reconcile import reconcile
+
+    # A pass makes many objects, hardly one in a cycle, and ends: to look for cycles again and again
+    # costs a third of its time.
+    gc.disable()
+
+    terminal = terminal_of(options)
+    try:
+        with stoppable() as stop:
+            report = reconcile(
+                settings_of(options), dry_run=dry, only=only, stop=stop, begin=terminal.progress
+            )
+    finally:
+        terminal.finish()
+    if options.json:
+        for rejection in report.rejections:
+            terminal.log("error", str(rejection))
+        print(json.dumps(report.as_json()))
+    else:
+        terminal.report(report)
+    differs = bool(report.operations) and getattr(options, "check", False)
+    return DIFFERS if differs and not report.rejections else report.exit_code
+
+
+def run_later(options: argparse.Namespace) -> int:
+    """A command that is reserved."""
+    raise UsageError(f"runcnet {options.command}: reserved, not built yet")
+
+
+def look(options: argparse.Namespace) -> Any:
+    """What a pass would find and do; nothing is changed."""
+    from reconciler.reconcile import Pass, opened
+
+    settings = settings_of(options)
+    with opened(settings, change=False) as (store, record):
+        return Pass(settings, store=store, record=record, changing=False).prospect()
+
+
+def scope_of(options: argparse.Namespace, prospect: Any) -> frozenset[str] | None:
+    """The objects that the named containers and networks consist of."""
+    if not options.names:
+        return None
+    from reconciler.core.schema import unknown
+
+    spec, only = prospect.spec, set()
+    known = {*spec.networks, *spec.containers, *prospect.observed.containers}
+    for name in options.names:
+        if name not in known:
+            raise UsageError(unknown("name", name, known))
+        if name in spec.networks:
+            only.add(f"network/{name}")
+        if name in spec.containers or name in prospect.observed.containers:
+            only.add(f"container/{name}")
+        if name in spec.containers:
+            only |= {f"network/{i.network}" for i in spec.containers[name].interfaces}
+    return frozenset(only)
+
+
+def run_plan(options: argparse.Namespace) -> int:
+    """`runcnet plan`."""
+    need_privileges()
+    only = scope_of(options, look(options)) if options.names else None
+    if options.commands:
+        from reconciler.reconcile import Pass, opened
+
+        settings = settings_of(options)
+        with opened(settings, change=False) as (store, record):
+            one = Pass(settings, store=store, record=record, changing=False, only=only)
+            for operation in one.prospect().operations:
+                for text in operation.commands():
+                    print(text)
+        return OK
+    return one_pass(options, dry=True, only=only)
+
+
+def run_apply(options: argparse.Namespace) -> int:
+    """`runcnet apply`."""
+    need_privileges()
+    only = scope_of(options, look(options)) if options.names else None
+    return one_pass(options, dry=False, only=only)
+
+
+def run_validate(options: argparse.Namespace) -> int:
+    """`runcnet validate`."""
+    from reconciler.validate import validate
+
+    folders = options.config_dir or CONFIG_DIRS
+    rejections, count = validate(options.files, folders)
+    for rejection in rejections:
+        print(rejection, file=sys.stderr)
+    if not rejections and not options.quiet:
+        print(f"{count} {'file is' if count == 1 else 'files are'} fine")
+    return REJECTED if rejections else OK
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """`runcnet status`."""
+    from reconciler.status import status, table
+
+    need_privileges()
+    found = status(look(options))
+    if options.name:
+        for kind in ("networks", "containers"):
+            found[kind] = [one for one in found[kind] if one["name"] == options.name]
+        if not found["networks"] and not found["containers"]:
+            raise RuncnetError(f"{options.name}: nothing of that name is declared or stands")
+        found["firewall"], found["host"] = [], []
+    print(json.dumps(found) if options.json else table(found))
+    states = [one["state"] for kind in ("networks", "containers") for one in found[kind]]
+    return OK if all(state == "ok" for state in states) else FAILED
+
+
+def run_wait(options: argparse.Namespace) -> int:
+    """`runcnet wait`."""
+    from reconciler.status import status
+
+    need_privileges()
+    deadline = time.monotonic() + options.timeout
+    while True:
+        found = status(look(options))
+        states = {one["name"]: one["state"] for one in found["networks"] + found["containers"]}
+        late = [name for name in options.names if states.get(name) != "ok"]
+        if not late:
+            return OK
+        if time.monotonic() >= deadline:
+            text = ", ".join(f"{name} is {states.get(name, 'not declared')}" for name in late)
+            raise RuncnetError(f"{text} after {options.timeout:g} s")
+        time.sleep(0.1)
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """`runcnet doctor`."""
+    import msgspec
+
+    from reconciler.doctor import examine
+
+    need_privileges()
+    found = examine(settings_of(options))
+    serious = any(one.serious for one in found)
+    if options.json:
+        print(json.dumps({"version": 1, "findings": msgspec.to_builtins(found)}))
+        return FAILED if serious else OK
+    for one in found:
+        remedy = f" ({one.command})" if one.command else ""
+        print(f"{'limit' if one.serious else 'note '}  {one.topic}: {one.text}{remedy}")
+    if not found:
+        print("nothing stands in the way of what is declared")
+    return FAILED if serious else OK
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """`runcnet show`."""
+    from reconciler.core.show import render
+
+    need_privileges()
+    prospect = look(options)
+    known = {*prospect.spec.networks, *prospect.spec.containers}
+    if options.name and options.name not in known:
+        raise RuncnetError(f"{options.name}: nothing of that name is declared")
+    names = {options.name} if options.name else None
+    print(render(prospect.spec, prospect.assignment.addresses, names), end="")
+    return OK
+
+
+def run_exec(options: argparse.Namespace) -> int:
+    """`runcnet exec`."""
+    from reconciler.entering import run
+
+    need_privileges()
+    words = options.words[1:] if options.words[:1] == ["--"] else options.words
+    found = look(options)
+    container = found.spec.containers.get(options.name)
+    seen = found.observed.containers.get(
+        container.join if container and container.join else options.name
+    )
+    if seen is None or not seen.source:
+        raise RuncnetError(f"container {options.name} has no namespace (see `runcnet status`)")
+    folders = [f"/etc/netns/{seen.netns}", f"{options.run_dir}/dns/{seen.name}"]
+    command = words or [os.environ.get("SHELL", "/bin/sh")]
+    return run(seen.source, folders=folders, command=command)
+
+
+def run_teardown(options: argparse.Namespace) -> int:
+    """`runcnet teardown`."""
+    from reconciler.core.report import line
+    from reconciler.teardown import in_use, teardown
+
+    need_privileges()
+    settings = settings_of(options)
+    names, busy = in_use(settings)
+    if not options.yes:
+        print(f"{len(names)} networks and containers will be removed.")
+        for name, pids in busy.items():
+            print(f"  container {name} is in use by pid {', '.join(str(p) for p in pids[:3])}")
+        if not sys.stdin.isatty() or input("Remove them? [y/N] ").strip().lower() != "y":
+            raise RuncnetError("nothing was removed (--yes answers the question)")
+    done = teardown(settings)
+    for one in done:
+        if not one.ok:
+            print(f"{line(one.operation)}: {one.error}", file=sys.stderr)
+        elif not options.quiet:
+            print(line(one.operation))
+    return OK if all(one.ok for one in done) else FAILED
