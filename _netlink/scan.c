@@ -22,8 +22,10 @@
 #define SKIP_STATS (1 << 3) /* RTEXT_FILTER_SKIP_STATS: half of a link's message */
 #define RECEIVE (256 * 1024)
 #define TORN_TRIES 50
+#define FEW_LINKS 32 /* from more on, one dump of all is the cheaper question */
 
-static int ask(int fd, uint16_t type, uint32_t sequence)
+/* `index`: ask for the rows of that link alone (0: of all). Rules belong to none. */
+static int ask(int fd, uint16_t type, int32_t index, uint32_t sequence)
 {
     struct {
         struct nlmsghdr header;
@@ -37,6 +39,7 @@ static int ask(int fd, uint16_t type, uint32_t sequence)
         } body;
     } request;
     size_t size = sizeof(struct rtmsg);
+    uint16_t by_link = 0;
 
     memset(&request, 0, sizeof request);
     if (type == RTM_GETLINK) {
@@ -48,10 +51,20 @@ static int ask(int fd, uint16_t type, uint32_t sequence)
         size += sizeof mask + sizeof value;
     } else if (type == RTM_GETADDR) {
         size = sizeof(struct ifaddrmsg);
+        request.body.address.ifa_index = (uint32_t)index;
     } else if (type == RTM_GETRULE) {
         size = sizeof(struct fib_rule_hdr);
     } else if (type == RTM_GETNEIGH) {
         size = sizeof(struct ndmsg);
+        by_link = NDA_IFINDEX;
+    } else if (type == RTM_GETROUTE) {
+        by_link = RTA_OIF;
+    }
+    if (by_link && index) {
+        struct rtattr link = {RTA_LENGTH(4), by_link};
+        memcpy(request.body.room + size, &link, sizeof link);
+        memcpy(request.body.room + size + sizeof link, &index, sizeof index);
+        size += sizeof link + sizeof index;
     }
     request.header.nlmsg_len = (uint32_t)NLMSG_LENGTH(size);
     request.header.nlmsg_type = type;
@@ -61,9 +74,9 @@ static int ask(int fd, uint16_t type, uint32_t sequence)
 }
 
 static int dump_once(struct rcn_scan *scan, struct rcn_space *space, int fd, uint16_t type,
-                     uint32_t sequence, char *buffer)
+                     int32_t index, uint32_t sequence, char *buffer)
 {
-    int done = ask(fd, type, sequence);
+    int done = ask(fd, type, index, sequence);
 
     while (!done) {
         ssize_t got = recv(fd, buffer, RECEIVE, 0);
@@ -80,7 +93,7 @@ static int dump_once(struct rcn_scan *scan, struct rcn_space *space, int fd, uin
 /* What is left of a torn dump must not be taken for the answer to the next question: it carries an
  * old sequence number, and is passed over by that. */
 static int dump(struct rcn_scan *scan, struct rcn_space *space, int fd, uint16_t type,
-                uint32_t *sequence, char *buffer)
+                int32_t index, uint32_t *sequence, char *buffer)
 {
     struct rcn_space before = *space;
     size_t used[6];
@@ -88,7 +101,7 @@ static int dump(struct rcn_scan *scan, struct rcn_space *space, int fd, uint16_t
 
     memcpy(used, scan->used, sizeof used);
     for (int i = 0; i < TORN_TRIES; i++) {
-        error = dump_once(scan, space, fd, type, ++*sequence, buffer);
+        error = dump_once(scan, space, fd, type, index, ++*sequence, buffer);
         if (error != -EINTR && error != -EBUSY)
             return error;
         *space = before;
@@ -243,6 +256,20 @@ static int read_links(struct rcn_scan *scan, struct rcn_space *space, int fd, co
     return 0;
 }
 
+/* The rows of few links, one question a link; a link that is not there has none. */
+static int dump_links(struct rcn_scan *scan, struct rcn_space *space, int fd, uint16_t type,
+                      const int32_t *links, uint32_t n_links, uint32_t *sequence, char *buffer)
+{
+    int error = 0;
+
+    for (uint32_t i = 0; i < n_links && !error; i++) {
+        error = dump(scan, space, fd, type, links[i], sequence, buffer);
+        if (error == -ENODEV)
+            error = 0;
+    }
+    return error;
+}
+
 struct scanning {
     const char *const *paths;
     uint32_t n_paths;
@@ -264,6 +291,7 @@ static int scan_space(const struct scanning *all, struct rcn_space *space, const
     int error = 0;
     bool fresh = path && !*path;
     bool own = !path || fresh;
+    bool few = own && all->n_links && all->n_links <= FEW_LINKS;
 
     if (fresh && unshare(CLONE_NEWNET))
         return -errno;
@@ -286,17 +314,25 @@ static int scan_space(const struct scanning *all, struct rcn_space *space, const
     for (size_t i = 0; !error && i < sizeof types / sizeof *types; i++) {
         if (!(all->what & 1U << i))
             continue;
-        if (own && types[i] == RTM_GETLINK && all->n_links) {
+        if (own && types[i] == RTM_GETLINK && all->n_links)
             error = read_links(all->scan, space, fd, all->links, all->n_links, &sequence, buffer);
-            continue;
-        }
-        error = dump(all->scan, space, fd, types[i], &sequence, buffer);
+        else if (few && types[i] != RTM_GETRULE)
+            error = dump_links(all->scan, space, fd, types[i], all->links, all->n_links, &sequence,
+                               buffer);
+        else
+            error = dump(all->scan, space, fd, types[i], 0, &sequence, buffer);
         if (error == -EOPNOTSUPP) /* a kernel without policy rules */
             error = 0;
     }
-    if (!error && all->what & RCN_WHAT_NEIGHBOURS)
-        error = own ? dump(all->scan, space, fd, RTM_GETNEIGH, &sequence, buffer)
-                    : read_gateways(all->scan, space, fd, &sequence, buffer);
+    if (!error && all->what & RCN_WHAT_NEIGHBOURS) {
+        if (few)
+            error = dump_links(all->scan, space, fd, RTM_GETNEIGH, all->links, all->n_links,
+                               &sequence, buffer);
+        else if (own)
+            error = dump(all->scan, space, fd, RTM_GETNEIGH, 0, &sequence, buffer);
+        else
+            error = read_gateways(all->scan, space, fd, &sequence, buffer);
+    }
     close(fd);
     if (!error && all->n_sysctls)
         error = read_sysctls(all->scan, space, proc, all->sysctls, all->n_sysctls);

@@ -1,10 +1,9 @@
 """What is attached to a container from outside the kernel: its bundle and its dns files."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from reconciler.core import ops
-from reconciler.core.leases import Key
-from reconciler.core.model import Address, Container, Spec
+from reconciler.core.model import Container, Spec
 from reconciler.core.ops import Operation
 from reconciler.core.resolver import Hosts, resolv_conf
 from reconciler.core.splice import Mount
@@ -24,10 +23,10 @@ class Attachments:
         self._files: dict[str, dict[str, str]] = {}
 
     def look(
-        self, spec: Spec, addresses: Mapping[Key, Address], *, only: frozenset[str] | None
+        self, spec: Spec, hosts_of: Callable[[], Hosts], *, only: frozenset[str] | None
     ) -> None:
         """Compare all (or `only` these objects) and note what is to be done."""
-        hosts = Hosts(spec, addresses)
+        hosts: Hosts | None = None
         host_text: str | None = None
         for container in spec.containers.values():
             name = f"container/{container.name}"
@@ -39,6 +38,7 @@ class Attachments:
             if dns is not None and serving.mode in ("network", "none"):
                 if dns.host and host_text is None:
                     host_text = dnsfiles.host_resolv_conf()
+                hosts = hosts or hosts_of()
                 wanted = {
                     "resolv.conf": resolv_conf(dns, host_text or ""),
                     "hosts": hosts.text(serving, dns),

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from reconciler import __version__, commands
-from reconciler.core.errors import UsageError
-from reconciler.options import Parser, common, guarded, need_privileges
+from reconciler.options import Parser, common, guarded, need_privileges, seconds
 
 
 def reconcile_main(argv: Sequence[str] | None = None) -> int:
@@ -22,13 +21,19 @@ def reconcile_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--once", action="store_true", help="one pass, then exit")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, change nothing")
     parser.add_argument("--check", action="store_true", help="as --dry-run; exit 3 if it differs")
+    parser.add_argument("--resync", type=seconds, default=60.0, metavar="SECONDS",
+        help="without --once: look at everything at least so often (60)")  # fmt: skip
+    parser.add_argument("--metrics", metavar="ADDRESS",
+        help="without --once: Prometheus metrics at HOST:PORT, or at the path of a unix socket")  # fmt: skip
+    parser.add_argument("--private-mounts", action="store_true",
+        help="without --once: the netns dir is meant for this mount namespace alone")  # fmt: skip
     parser.add_argument("--version", action="version", version=f"runcnet {__version__}")
     options = parser.parse_args(argv)
 
     def run() -> int:
-        if not (options.once or options.dry_run or options.check):
-            raise UsageError("the daemon is not built yet: give --once, --dry-run or --check")
         need_privileges()
+        if not (options.once or options.dry_run or options.check):
+            return commands.serve(options)
         return commands.one_pass(options, dry=options.dry_run or options.check)
 
     return guarded(run)

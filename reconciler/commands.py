@@ -1,6 +1,7 @@
 """What `runcnet COMMAND` does, one function a command."""
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -24,7 +25,7 @@ from reconciler.options import (
 
 def one_pass(options: argparse.Namespace, *, dry: bool, only: frozenset[str] | None = None) -> int:
     """One pass, or its plan; answers with the exit code."""
-    from reconciler.reconcile import reconcile
+    from reconciler.once import reconcile
 
     # A pass makes many objects, hardly one in a cycle, and ends: to look for cycles again and again
     # costs a third of its time.
@@ -48,6 +49,28 @@ def one_pass(options: argparse.Namespace, *, dry: bool, only: frozenset[str] | N
     return DIFFERS if differs and not report.rejections else report.exit_code
 
 
+def serve(options: argparse.Namespace) -> int:
+    """`runcnet-reconcile` without `--once`: stay, and keep the kernel as declared."""
+    from reconciler.core.meter import Meter, NoMetrics
+    from reconciler.daemon import Daemon, Watchfulness
+    from reconciler.host.service import Service
+
+    with contextlib.ExitStack() as stack:
+        meter: Meter = NoMetrics()
+        if options.metrics:
+            from reconciler.metrics import Metrics, serve
+
+            meter = Metrics()
+            stack.callback(serve(meter, options.metrics).close)
+        return Daemon(
+            settings_of(options),
+            Watchfulness(resync_s=options.resync, private_mounts=options.private_mounts),
+            terminal=terminal_of(options),
+            meter=meter,
+            service=Service(os.environ),
+        ).run()
+
+
 def run_later(options: argparse.Namespace) -> int:
     """A command that is reserved."""
     raise UsageError(f"runcnet {options.command}: reserved, not built yet")
@@ -55,7 +78,8 @@ def run_later(options: argparse.Namespace) -> int:
 
 def look(options: argparse.Namespace) -> Any:
     """What a pass would find and do; nothing is changed."""
-    from reconciler.reconcile import Pass, opened
+    from reconciler.once import opened
+    from reconciler.reconcile import Pass
 
     settings = settings_of(options)
     with opened(settings, change=False) as (store, record):
@@ -87,7 +111,8 @@ def run_plan(options: argparse.Namespace) -> int:
     need_privileges()
     only = scope_of(options, look(options)) if options.names else None
     if options.commands:
-        from reconciler.reconcile import Pass, opened
+        from reconciler.once import opened
+        from reconciler.reconcile import Pass
 
         settings = settings_of(options)
         with opened(settings, change=False) as (store, record):

@@ -2,13 +2,15 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
+from reconciler.core.amend import Standing
 from reconciler.core.model import Rejection
 from reconciler.core.spec import Candidate, Loaded, Tree, load
 from reconciler.host import yamlfile
+from reconciler.host.yamlfile import SourceFile
 
 QUIET_NS = 1_000_000_000
 """How long files must have been left alone before anything is removed: most prefixes of a YAML file
@@ -45,45 +47,132 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
         return ""
 
 
+class _Parsed(msgspec.Struct, frozen=True):
+    """A file's bytes and what they came to."""
+
+    source: SourceFile
+    tree: Tree | None
+    problems: tuple[Rejection, ...]
+
+
+class Shelf:
+    """The definition files as they were last read. What has not changed is not parsed again."""
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        self.folders = folders
+        self._parsed: dict[str, _Parsed] = {}
+        self._refused: tuple[Rejection, ...] = ()
+        self._standing: Standing | None = None
+
+    def read(self, remembered: Mapping[str, bytes]) -> Declared:
+        """Read every file, and judge all together. Nothing is raised for what a file says."""
+        sources = yamlfile.read_folders(self.folders)
+        before = self._parsed
+        self._refused = sources.rejections
+        self._parsed = {s.file: self._parse(s) for s in sources.files}
+        same = before.keys() == self._parsed.keys() and all(
+            before[file].source.content == parsed.source.content
+            for file, parsed in self._parsed.items()
+        )
+        standing = self._standing
+        if same and standing is not None and standing.usable and not self._refused:
+            return self._declared(standing.loaded, sources.newest_ns)
+        return self._judged(remembered, sources.newest_ns)
+
+    def read_again(
+        self, files: Collection[str], remembered: Callable[[], Mapping[str, bytes]]
+    ) -> Declared:
+        """Read these files again; the others are taken as they were."""
+        self._refused = tuple(r for r in self._refused if r.place.file not in files)
+        changed: dict[str, Tree | None] = {}
+        for file in sorted(files):
+            before = self._parsed.pop(file, None)
+            found = yamlfile.read_one(file)
+            if isinstance(found, Rejection):
+                self._refused += (found,)
+            elif found is not None:
+                self._parsed[file] = (before and _same(before, found)) or self._parse(found)
+            now = self._parsed.get(file)
+            if now is None or before is None or now.source.content != before.source.content:
+                changed[file] = now.tree if now is not None else None
+        if not changed and self._standing is not None and self._standing.usable:
+            return self._declared(self._standing.loaded, self._newest())
+        sound = not self._refused and not any(
+            self._parsed[file].problems for file in changed if file in self._parsed
+        )
+        if sound and self._standing is not None:
+            loaded = self._standing.amended(changed)
+            if loaded is not None:
+                return self._declared(loaded, self._newest())
+        return self._judged(remembered(), self._newest())
+
+    def stand(self, loaded: Loaded) -> None:
+        """Be ready to amend what is declared; takes a moment, and is worth it for who stays."""
+        if self._standing is None or self._standing.loaded is not loaded:
+            self._standing = Standing(loaded)
+
+    def _newest(self) -> int:
+        times = [parsed.source.modified_ns for parsed in self._parsed.values()]
+        return min(max([yamlfile.folder_time(self.folders), *times]), time.time_ns())
+
+    def _parse(self, source: SourceFile) -> _Parsed:
+        known = self._parsed.get(source.file)
+        if known is not None and known.source.content == source.content:
+            return _Parsed(source, known.tree, known.problems)
+        return _Parsed(source, *yamlfile.parse(source.content, source.file))
+
+    def _declared(self, loaded: Loaded, newest_ns: int) -> Declared:
+        contents = {file: parsed.source.content for file, parsed in self._parsed.items()}
+        return Declared(loaded=loaded, contents=contents, newest_ns=newest_ns)
+
+    def _judged(self, remembered: Mapping[str, bytes], newest_ns: int) -> Declared:
+        rejected: dict[str, list[Rejection]] = {}
+        for rejection in self._refused:
+            rejected.setdefault(rejection.place.file, []).append(rejection)
+        trees: dict[str, Tree | None] = {}
+        for file, parsed in self._parsed.items():
+            trees[file] = parsed.tree
+            if parsed.problems:
+                rejected.setdefault(file, []).extend(parsed.problems)
+        for file in rejected:
+            trees.setdefault(file, None)
+        # A folder that is refused takes its files out of sight; what they said still counts.
+        for file in remembered:
+            if os.path.dirname(file) in rejected:
+                trees.setdefault(file, None)
+                rejected.setdefault(file, [])
+        stand_ins: dict[str, Tree | None] = {}
+        self._standing = None
+        while True:
+            loaded = load(
+                [
+                    Candidate(
+                        file=file,
+                        tree=tree,
+                        rejections=tuple(rejected.get(file, ())),
+                        remembered=stand_ins.get(file),
+                    )
+                    for file, tree in sorted(
+                        trees.items(), key=lambda item: _order(item[0], self.folders)
+                    )
+                ]
+            )
+            missing = {f for f in loaded.lost if f in remembered and f not in stand_ins}
+            if not missing:
+                return self._declared(loaded, newest_ns)
+            for file in missing:
+                stand_ins[file] = yamlfile.parse(remembered[file], file)[0]
+
+
 def read_declared(folders: Sequence[str], remembered: Mapping[str, bytes]) -> Declared:
     """Read and resolve every definition file; nothing is raised for what a file says."""
-    sources = yamlfile.read_folders(folders)
-    rejected: dict[str, list[Rejection]] = {}
-    for rejection in sources.rejections:
-        rejected.setdefault(rejection.place.file, []).append(rejection)
-    trees: dict[str, Tree | None] = {}
-    contents = {}
-    for source in sources.files:
-        tree, problems = yamlfile.parse(source.content, source.file)
-        trees[source.file] = tree
-        contents[source.file] = source.content
-        if problems:
-            rejected.setdefault(source.file, []).extend(problems)
-    for file in rejected:
-        trees.setdefault(file, None)
-    # A folder that is refused takes its files out of sight; what they said still counts.
-    for file in remembered:
-        if os.path.dirname(file) in rejected:
-            trees.setdefault(file, None)
-            rejected.setdefault(file, [])
-    stand_ins: dict[str, Tree | None] = {}
-    while True:
-        loaded = load(
-            [
-                Candidate(
-                    file=file,
-                    tree=tree,
-                    rejections=tuple(rejected.get(file, ())),
-                    remembered=stand_ins.get(file),
-                )
-                for file, tree in sorted(trees.items(), key=lambda item: _order(item[0], folders))
-            ]
-        )
-        missing = {f for f in loaded.lost if f in remembered and f not in stand_ins}
-        if not missing:
-            return Declared(loaded=loaded, contents=contents, newest_ns=sources.newest_ns)
-        for file in missing:
-            stand_ins[file] = yamlfile.parse(remembered[file], file)[0]
+    return Shelf(folders).read(remembered)
+
+
+def _same(before: _Parsed, now: SourceFile) -> _Parsed | None:
+    if before.source.content != now.content:
+        return None
+    return _Parsed(now, before.tree, before.problems)
 
 
 def _order(file: str, folders: Sequence[str]) -> tuple[int, bytes]:

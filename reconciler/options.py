@@ -40,6 +40,17 @@ def _folder(text: str) -> str:
     return os.path.abspath(text)
 
 
+def seconds(text: str) -> float:
+    """A number of seconds above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return value
+
+
 def common() -> Parser:
     """The options that every command takes."""
     common = Parser(add_help=False)

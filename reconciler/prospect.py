@@ -57,11 +57,13 @@ class Prospect(NamedTuple):
         return self.moves + p.removals + middle + tuple(self.attached.operations) + p.last
 
 
-def takes_away(decided: Plan) -> bool:
-    """Whether a plan removes anything that a file used to declare."""
-    return bool(decided.removals or decided.last) or any(
-        op.action == "remove" or isinstance(op, ops.RemoveEndpoint | ops.RemoveAddress)
-        for op in decided.repairs + decided.networks
+def taking_away(decided: Plan) -> frozenset[str]:
+    """The objects from which a plan removes anything that a file used to declare."""
+    return frozenset(
+        op.object
+        for op in decided.operations
+        if op.action == "remove"
+        or isinstance(op, ops.RemoveContainer | ops.RemoveEndpoint | ops.RemoveAddress)
     )
 
 

@@ -1,32 +1,30 @@
 """One pass: load → desired → observe → plan → apply → look again → report."""
 
-import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-
-import msgspec
 
 from reconciler.attachment import Attachments
 from reconciler.core import ops
 from reconciler.core.desired import PING_GROUPS, desired_state
-from reconciler.core.leases import Book, assign
-from reconciler.core.model import Spec
+from reconciler.core.leases import Assignment, Book, Key, assign
+from reconciler.core.model import Address, Spec
 from reconciler.core.netplan import Options, Scene
-from reconciler.core.observed import Observed
+from reconciler.core.observed import LOOPBACK, Observed
 from reconciler.core.plan import Plan, plan
-from reconciler.core.report import Done, Report
+from reconciler.core.resolver import Hosts
 from reconciler.core.seal import fresh_seals, settled
 from reconciler.core.standing import standing_addresses, without
-from reconciler.host import lock, netns, rtnl
+from reconciler.core.wanted import Desired
+from reconciler.host import netns
 from reconciler.host.ahead import Ahead
 from reconciler.host.apply import Kernel, Outcome
-from reconciler.host.machine import machine_id
+from reconciler.host.machine import link_number, machine_id
 from reconciler.host.observe import Dumps, busy_in, dump, dump_part, observe, read_witness
 from reconciler.host.record import Record
 from reconciler.host.store import Store
-from reconciler.load import read_declared
-from reconciler.prospect import Prospect, Settings, absent_sysctls, held_once, takes_away
+from reconciler.load import Declared, Shelf
+from reconciler.prospect import Prospect, Settings, absent_sysctls, taking_away
 from reconciler.wall import Wall
 
 READS = 5
@@ -49,15 +47,22 @@ class Pass:
         changing: bool,
         only: frozenset[str] | None = None,
         stop: Callable[[], bool] = lambda: False,
+        shelf: Shelf | None = None,
+        looking: Callable[[], None] = lambda: None,
     ) -> None:
+        """`looking` is called just before each look at the kernel: what was heard of up to then is seen."""
         self.settings = settings
         self.store = store
         self.record = record
         self.only = only
         self.stop = stop
+        self.shelf = shelf or Shelf(settings.config_dirs)
+        self.looking = looking
         self.progress: Callable[[int], None] = lambda count: None
         self.changing = changing
         self.machine = machine_id()
+        self.above = 0
+        """Link numbers up to this one are known to be taken."""
         self._ahead: Ahead[Dumps] | None = None
 
     # -- reading ----------------------------------------------------------------------------
@@ -65,22 +70,20 @@ class Pass:
     def prospect(self) -> Prospect:
         """Read files and kernel and decide what is to be done; wait for files that are in motion."""
         for reads in range(READS):
-            result = self._prospect(restless="")
+            result = self.look()
             restless_s = result.declared.restless_s
-            if not restless_s or not takes_away(result.plan):
+            if not restless_s or not taking_away(result.plan):
                 return result
             if reads == READS - 1:
                 break
             time.sleep(min(restless_s, 1.0))
-        return self._prospect(restless="the files keep changing; the next pass looks again")
+        return self.look(restless="the files keep changing; the next pass looks again")
 
-    def _prospect(self, *, restless: str) -> Prospect:
+    def look(self, *, restless: str = "") -> Prospect:
+        """As `prospect`, but without waiting; `restless` says why nothing undeclared may be removed."""
         settings = self.settings
-        self.look_ahead()
-        declared = read_declared(settings.config_dirs, self.store.remembered())
-        spec = declared.loaded.spec
-        book = self.store.book()
-        seals = self.record.seals()
+        declared, spec, book = self.read()
+        seals = self.record.seals(self.names)
         observed = self.observe(spec)
         if not self.record.present and self.changing:
             self.adopt(observed)
@@ -88,18 +91,10 @@ class Pass:
         kept = set(observed.containers) | set(declared.loaded.waiting)
         if restless or declared.keep:
             kept |= {key.container for key in book.held}
-        assignment = assign(
-            spec,
-            book,
-            standing=standing_addresses(observed, spec, book),
-            busy=lambda name: bool(busy(name)),
-            kept=kept,
-        )
+        assignment = self.assign(spec, book, observed, kept, lambda name: bool(busy(name)))
         refused = assignment.rejections + absent_sysctls(spec)
         usable = without(spec, refused, assignment.problems)
-        desired = desired_state(
-            usable, assignment.addresses, machine=self.machine, host=observed.host
-        )
+        desired = self.desire(usable, assignment.addresses, observed)
         modes = {name: c.mode for name, c in spec.containers.items()}
         modes |= {name: "network" for name in declared.loaded.waiting if name not in modes}
         scene = Scene(
@@ -118,12 +113,12 @@ class Pass:
         problems = {name: list(texts) for name, texts in decided.problems.items()}
         for name, text in {**assignment.problems, **declared.loaded.waiting}.items():
             problems.setdefault(f"container/{name}", []).append(text)
-        wall = Wall(settings.firewall, self.store)
+        wall = self.wall()
         wall.look(desired, decided, scene, observed)
         if wall.problem:
             problems.setdefault("firewall", []).append(wall.problem)
         attached = Attachments(run_dir=settings.run_dir, netns_dir=settings.netns_dir)
-        attached.look(usable, assignment.addresses, only=self.only)
+        attached.look(usable, self.hosts(usable, assignment), only=self.only)
         for name, text in attached.problems:
             problems.setdefault(name, []).append(text)
         for container in spec.containers.values():
@@ -154,10 +149,43 @@ class Pass:
             notes=self.store.notes,
         )
 
-    def look_ahead(self) -> None:
-        """Begin to dump while the files are read; what namespaces are asked for, the last pass says."""
+    # What a pass over a few containers does in another way (`part.py`).
+
+    names: Collection[str] | None = None
+    """The containers that are looked at; None: all."""
+
+    def read(self) -> tuple[Declared, Spec, Book]:
+        """What is declared, as far as it is looked at, and the leases; dumping begins meanwhile."""
+        # What namespaces are asked for, the last pass says.
         names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
+        self.looking()
         self._ahead = Ahead(partial(dump, self.settings.netns_dir, names))
+        declared = self.shelf.read(self.store.remembered())
+        return declared, declared.loaded.spec, self.store.book()
+
+    def assign(
+        self,
+        spec: Spec,
+        book: Book,
+        observed: Observed,
+        kept: Collection[str],
+        busy: Callable[[str], bool],
+    ) -> Assignment:
+        """Hand out addresses."""
+        standing = standing_addresses(observed, spec, book)
+        return assign(spec, book, standing=standing, busy=busy, kept=kept)
+
+    def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
+        """What the kernel is to hold."""
+        return desired_state(spec, addresses, machine=self.machine, host=observed.host)
+
+    def wall(self) -> Wall:
+        """The firewall's part."""
+        return Wall(self.settings.firewall, self.store)
+
+    def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
+        """Where the text of hosts files comes from, if it is needed."""
+        return lambda: Hosts(spec, assignment.addresses)
 
     def observe(self, spec: Spec, *, touched: Mapping[str, str] | None = None) -> Observed:
         """The host and every namespace of the netns dir; where few objects were `touched`, theirs.
@@ -165,37 +193,53 @@ class Pass:
         `touched`: object → its file of the netns dir, as far as it has one.
         """
         wanted = {PING_GROUPS[0]}
-        expected = []
         for container in spec.containers.values():
             wanted.update(name for name, _ in container.sysctls)
-            if container.mode in ("network", "none"):
-                name = f"container/{container.name}"
-                if touched is None or name in touched:
-                    expected.append(container.netns)
         names = tuple(sorted(wanted))
-        witness = read_witness(self.record)
         netns_dir = self.settings.netns_dir
         ahead, self._ahead = self._ahead, None
         dumps = ahead.result() if ahead is not None else None
+        containers = None
         if touched is not None:
             containers = {t.partition("/")[2] for t in touched if t.startswith("container/")}
-            links = {i for i, (_, name, _) in witness.ends.items() if name in containers}
-            links |= {index for index in witness.bridges.values() if index}
-            files = {*expected, *containers, *touched.values()}
-            dumps = dump_part(netns_dir, names, files=files, links=links)
-            inside = {n: c for n, c in witness.spaces.items() if n in containers}
-            witness = msgspec.structs.replace(witness, spaces=inside)
+        witness = read_witness(self.record, containers)
+        expected = [
+            c.netns
+            for c in spec.containers.values()
+            if c.mode in ("network", "none")
+            and (containers is None or c.name in containers)
+            # What the record does not know was never made.
+            and (not witness.present or c.name in witness.spaces)
+        ]
+        if touched is not None and containers is not None:
+            self.looking()
+            near = {network for network, _, _ in witness.ends.values()}
+            near |= {t.partition("/")[2] for t in touched if t.startswith("network/")}
+            for name in containers & spec.containers.keys():
+                near |= {i.network for i in spec.containers[name].interfaces}
+            links = {LOOPBACK, *witness.ends, *self.external_links(spec, near)}
+            links |= {index for network, index in witness.bridges.items() if network in near}
+            files = {*(spec.containers[n].netns for n in containers & spec.containers.keys())}
+            files |= containers | set(touched.values())
+            dumps = dump_part(netns_dir, names, files=files, links=links - {0})
         elif dumps is None or dumps.sysctls != names:
+            self.looking()
             dumps = dump(netns_dir, names)
             if self.changing:
                 self.store.put(SYSCTLS_FACT, " ".join(names))
-        return observe(
+        self.seen = observe(
             dumps,
             netns_dir=netns_dir,
             witness=witness,
             expected=expected,
             ipv6=any(s.version == 6 for n in spec.networks.values() for s in n.subnets),
         )
+        return self.seen
+
+    def external_links(self, spec: Spec, near: Collection[str]) -> set[int]:
+        """The bridges of others among these networks, by number."""
+        bridges = [n.bridge for name, n in spec.networks.items() if name in near and n.external]
+        return {index for bridge in bridges if (index := link_number(bridge))}
 
     def adopt(self, observed: Observed) -> None:
         """Begin a lost record anew with what the marks on the objects say."""
@@ -232,6 +276,7 @@ class Pass:
             netns_dir=self.settings.netns_dir,
             record=self.record,
             links=prospect.observed.host.links,
+            above=self.above,
             stop=self.stop,
         )
         kernel.finish_removals()
@@ -253,6 +298,20 @@ class Pass:
             run(kernel.perform(decided.last))
         return outcomes
 
+    def settle(self, prospect: Prospect) -> list[Outcome]:
+        """Carry everything out, look again, and write down what is as wanted."""
+        self.prune(prospect.spec, prospect.observed)
+        outcomes = self.carry_out(prospect)
+        if outcomes and not self.stop():
+            outcomes += self.verify(prospect, outcomes)
+        elif not outcomes:
+            self.seal(prospect, prospect.observed, prospect.plan.states, prospect.plan)
+        if self.only is None and not prospect.declared.keep:
+            prospect.attached.sweep(
+                set(prospect.spec.containers) | set(prospect.observed.containers)
+            )
+        return outcomes
+
     def prune(self, spec: Spec, observed: Observed) -> None:
         """Strike out of the record what is no more: it went with a kill, or by somebody's hand.
 
@@ -262,14 +321,14 @@ class Pass:
         gateways = {str(address) for address in observed.gateways}
         kept = observed.containers.keys() | spec.containers.keys()
         self.record.forget(
-            containers=[n for n in self.record.spaces() if n not in kept],
+            containers=[n for n in self.record.spaces(self.names) if n not in kept],
             # A deleted end of a container that stands says that it had one.
             ends=[
                 index
-                for index, (_, container, _) in self.record.ends().items()
+                for index, (_, container, _) in self.record.ends(self.names).items()
                 if index not in links and container not in observed.containers
             ],
-            gateways=self.record.gateways().keys() - gateways,
+            gateways=self.record.gateways().keys() - gateways if self.names is None else (),
         )
 
     def keep_books(self, prospect: Prospect, old: Book) -> None:
@@ -315,7 +374,7 @@ class Pass:
         self, prospect: Prospect, observed: Observed, objects: Collection[str], found: Plan
     ) -> None:
         """Write down which of these are as wanted, so that the next pass need not look closer."""
-        old = self.record.seals()
+        old = self.record.seals(self.names)
         fine = [
             name.partition("/")[2]
             for name in objects
@@ -323,84 +382,3 @@ class Pass:
         ]
         gone = old.keys() - prospect.desired.members.keys()
         self.record.note_seals(fresh_seals(prospect.desired, observed, fine, old), gone)
-
-
-@contextlib.contextmanager
-def opened(settings: Settings, *, change: bool) -> Iterator[tuple[Store, Record]]:
-    """The state and run dirs, under the lock where something is to be changed."""
-    with contextlib.ExitStack() as stack:
-        if change:
-            stack.enter_context(
-                lock.hold(
-                    settings.run_dir,
-                    settings.state_dir,
-                    timeout_s=settings.lock_timeout_s,
-                )
-            )
-        store = Store.open(settings.state_dir, read_only=not change)
-        stack.callback(store.close)
-        record = Record.open(settings.run_dir, cookie=rtnl.cookie(), read_only=not change)
-        stack.callback(record.close)
-        yield store, record
-
-
-def reconcile(
-    settings: Settings,
-    *,
-    dry_run: bool = False,
-    only: frozenset[str] | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    begin: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
-) -> Report:
-    """One pass. `begin` is told how many operations there are and answers with a progress callback.
-
-    Raises LockedError, StoreError and ObjectError for what stops the whole pass.
-    """
-    started = time.monotonic()
-    with opened(settings, change=not dry_run) as (store, record):
-        one = Pass(settings, store=store, record=record, changing=not dry_run, only=only, stop=stop)
-        if dry_run:
-            prospect = one.prospect()
-            done = [Done(operation=op, ok=None) for op in prospect.operations]
-            return _report(prospect, done, started, dry=True)
-        with store.transaction():
-            old = store.book()
-            prospect = one.prospect()
-            one.keep_books(prospect, old)
-        one.prune(prospect.spec, prospect.observed)
-        total = len(prospect.operations)
-        one.progress = begin(total)
-        outcomes = one.carry_out(prospect)
-        if outcomes and not stop():
-            outcomes += one.verify(prospect, outcomes)
-        elif not outcomes:
-            one.seal(prospect, prospect.observed, prospect.plan.states, prospect.plan)
-        if only is None and not prospect.declared.keep:
-            prospect.attached.sweep(
-                set(prospect.spec.containers) | set(prospect.observed.containers)
-            )
-        done = [Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes]
-        return _report(prospect, done, started, dry=False, stopped=len(outcomes) < total)
-
-
-def _report(
-    prospect: Prospect,
-    done: list[Done],
-    started: float,
-    *,
-    dry: bool,
-    stopped: bool = False,
-) -> Report:
-    declared = {f"network/{name}" for name in prospect.spec.networks}
-    declared |= {f"container/{name}" for name in prospect.spec.containers}
-    return Report(
-        operations=tuple(done),
-        problems=prospect.problems,
-        held=held_once(prospect.plan.held),
-        rejections=prospect.rejections,
-        notes=tuple(dict.fromkeys([*prospect.notes, *prospect.wall.notes])),
-        declared=frozenset(declared),
-        duration_s=time.monotonic() - started,
-        dry=dry,
-        stopped=stopped,
-    )

@@ -7,8 +7,9 @@ from reconciler.core.report import Done
 from reconciler.host import dnsfiles, firewall
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.observe import busy_in
+from reconciler.once import opened
 from reconciler.prospect import Settings
-from reconciler.reconcile import Pass, opened
+from reconciler.reconcile import Pass
 
 
 def in_use(settings: Settings) -> tuple[list[str], dict[str, tuple[int, ...]]]:

@@ -66,6 +66,15 @@ class Wall:
                 lines=backend.commands(self.policy),
             )
 
+    def stands(self) -> bool:
+        """Whether the rules are still as `look` wanted them; asks the kernel, and costs little."""
+        if self.backend is None:
+            return True
+        try:
+            return not self.backend.look(self.policy).differences
+        except FirewallError as error:
+            return str(error) == self.problem
+
     @staticmethod
     def _fact(observed: Observed) -> str:
         return f"guards:{boot_id()}:{observed.host.cookie}"

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Mapping
 
+import msgspec
+
 from reconciler.core import names
 from reconciler.core.leases import Key
 from reconciler.core.model import (
@@ -67,27 +69,34 @@ def desired_state(
         among = network.type == "routed" and not network.isolate_members
         if among or not network.internal:
             forwarding.update(s.version for s in network.subnets)
-    networks: dict[str, Bridge | Routed] = {**bridges, **routed}
-    members = {}
-    keys = {
-        name: repr((VERSION, machine, spec.networks[name], link)) for name, link in networks.items()
-    }
-    for container in spec.containers.values():
-        if container.mode in ("network", "none"):
-            try:
-                members[container.name] = _member(
-                    container, spec, networks, addresses, machine, keys
-                )
-            except _NoAddressError as error:
-                problems[f"container/{container.name}"] = str(error)
-    return Desired(
+    whole = Desired(
         bridges=bridges,
         routed=routed,
-        members=members,
+        members={},
         policies=tuple(policies),
         forwarding=tuple(sorted(forwarding)),
         problems=problems,
     )
+    return with_members(whole, spec, addresses, machine=machine)
+
+
+def with_members(
+    networks: Desired, spec: Spec, addresses: Mapping[Key, Address], *, machine: str
+) -> Desired:
+    """The containers of `spec` in networks that are resolved already."""
+    links: dict[str, Bridge | Routed] = {**networks.bridges, **networks.routed}
+    problems = {n: text for n, text in networks.problems.items() if n.startswith("network/")}
+    members = {}
+    keys = {
+        name: repr((VERSION, machine, spec.networks[name], link)) for name, link in links.items()
+    }
+    for container in spec.containers.values():
+        if container.mode in ("network", "none"):
+            try:
+                members[container.name] = _member(container, spec, links, addresses, machine, keys)
+            except _NoAddressError as error:
+                problems[f"container/{container.name}"] = str(error)
+    return msgspec.structs.replace(networks, members=members, problems=problems)
 
 
 class _NoAddressError(Exception):

@@ -4,7 +4,7 @@ A lease belongs to (container, network, interface, IP version) and outlives ever
 container. Never-used addresses go first, then the one freed longest ago.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -126,8 +126,10 @@ class _Assigner:
         standing: Mapping[Key, Address],
         busy: Callable[[str], bool],
         kept: Collection[str],
+        taken: Iterable[tuple[str, Address]],
     ) -> None:
         self.spec, self.book, self.standing, self.busy, self.kept = spec, book, standing, busy, kept
+        self.others = taken
         self.pools: dict[tuple[str, int], _Pool] = {}
         for network in spec.networks.values():
             for subnet in network.subnets:
@@ -239,6 +241,10 @@ class _Assigner:
             pool = self.pools.get((network, address.version))
             if pool is not None:
                 pool.taken.add(address.value)
+        for network, address in self.others:
+            pool = self.pools.get((network, address.version))
+            if pool is not None:
+                pool.taken.add(address.value)
         self.staying: dict[Key, Address] = {}
         for key, address in {**self.standing, **self.book.held}.items():
             if key in self.keys:
@@ -313,11 +319,13 @@ def assign(
     standing: Mapping[Key, Address],
     busy: Callable[[str], bool],
     kept: Collection[str],
+    taken: Iterable[tuple[str, Address]] = (),
 ) -> Assignment:
     """Give every automatic interface its address.
 
     `standing`: what containers of ours carry in the kernel; it stands in for a lost book, and keeps
     the addresses of those that are no longer declared. `busy`: whether processes live in a container.
-    `kept`: containers whose leases stay though they are not declared.
+    `kept`: containers whose leases stay though they are not declared in `spec`. `taken`: addresses,
+    each with its network, that containers beyond `spec` declare.
     """
-    return _Assigner(spec, book, standing, busy, kept).run()
+    return _Assigner(spec, book, standing, busy, kept, taken).run()

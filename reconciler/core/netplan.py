@@ -124,6 +124,9 @@ class Networks:
                 self.networks.append(ops.MakeBridge(object=name, bridge=bridge))
                 self.states[name] = "missing"
             return
+        if not self.wanted(name):
+            self.states.setdefault(name, "ok")
+            return
         used = (
             any(
                 self.scene.busy(seen.name)

@@ -282,7 +282,7 @@ def plan(
         removals=tuple(going + p.removals),
         networks=tuple(p.networks),
         host=tuple(host_sysctls(desired, observed) + neighbour_sysctls(desired, observed))
-        if options.only is None
+        if p.wanted("host")
         else (),
         creations=tuple(p.creations),
         repairs=tuple(p.repairs),

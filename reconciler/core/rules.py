@@ -1,6 +1,7 @@
 """Errors of meaning that concern several objects: who holds what, who refers to whom."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from reconciler.core import names
@@ -36,6 +37,19 @@ class Claims:
     def held(self, kind: str) -> list[str]:
         """All of a kind that is taken."""
         return [str(value) for of, value in self._held if of == kind]
+
+    def release(self, names: Collection[str]) -> None:
+        """Let go of all that these containers hold."""
+        mine = {f"container {name}" for name in names}
+        gone = [key for key, who in self._held.items() if who.partition("/")[0] in mine]
+        for key in gone:
+            del self._held[key]
+        for others in self._ports.values():
+            others[:] = [(port, who) for port, who in others if who not in mine]
+
+    def addresses(self) -> Iterator[tuple[str, Address]]:
+        """Every declared address, with its network."""
+        return (value for of, value in self._held if of == "address")  # type: ignore[misc]
 
     def take_ports(self, port: PortForward, holder: str) -> str | None:
         """Take a run of host ports, or answer with a holder of one of them."""
@@ -163,46 +177,54 @@ def derived_clashes(claims: Claims, containers: Iterable[Container]) -> Iterator
                     yield Clash("containers", container.name, ("interfaces", number), text)
 
 
-def crowding(
-    networks: Mapping[str, Network], containers: Mapping[str, Container]
-) -> Iterator[Clash]:
-    """Networks with more members than their bridge or their ranges can take."""
-    ports: dict[str, int] = {}
-    wanted: dict[tuple[str, int], int] = {}
-    given: dict[tuple[str, int], set[int]] = {}
-    for container in containers.values():
+class Crowd:
+    """How many members each network has, and how many of them want an address handed out."""
+
+    def __init__(self) -> None:
+        self.ports: Counter[str] = Counter()
+        self.wanted: Counter[tuple[str, int]] = Counter()
+        self.given: dict[tuple[str, int], set[int]] = {}
+
+    def count(self, container: Container, step: int = 1) -> None:
+        """Count a container in, or with `step` -1 out again."""
         for interface in container.interfaces:
-            ports[interface.network] = ports.get(interface.network, 0) + 1
+            self.ports[interface.network] += step
             for version in interface.automatic:
-                key = interface.network, version
-                wanted[key] = wanted.get(key, 0) + 1
+                self.wanted[interface.network, version] += step
             for address in interface.addresses:
-                given.setdefault((interface.network, address.version), set()).add(address.value)
-    for name, count in ports.items():
-        if count > BRIDGE_PORTS and networks[name].type == "bridge":
-            yield Clash(
-                "networks",
-                name,
-                (),
-                f"{count} members, and a bridge takes {BRIDGE_PORTS} ports (spread them over several "
-                "networks, or use type: routed)",
-            )
-    for (name, version), count in wanted.items():
-        network = networks[name]
-        taken = given.get((name, version), set())
-        taken |= {g.value for g in network.gateways if g.version == version}
-        room = 0
-        for r in network.ranges:
-            if r.version == version:
-                room += r.last - r.first + 1 - sum(r.first <= v <= r.last for v in taken)
-        if count > room:
-            yield Clash(
-                "networks",
-                name,
-                ("ranges",),
-                f"{count} members want an IPv{version} address and {room} are there to be handed "
-                "out (widen `ranges` or `subnets`)",
-            )
+                given = self.given.setdefault((interface.network, address.version), set())
+                (given.add if step > 0 else given.discard)(address.value)
+
+    def clashes(self, networks: Mapping[str, Network]) -> Iterator[Clash]:
+        """Networks with more members than their bridge or their ranges can take."""
+        for name, count in self.ports.items():
+            if count > BRIDGE_PORTS and networks[name].type == "bridge":
+                yield Clash(
+                    "networks",
+                    name,
+                    (),
+                    f"{count} members, and a bridge takes {BRIDGE_PORTS} ports (spread them over "
+                    "several networks, or use type: routed)",
+                )
+        for (name, version), count in self.wanted.items():
+            room = self._room(networks[name], version) if count else 0
+            if count > room:
+                yield Clash(
+                    "networks",
+                    name,
+                    ("ranges",),
+                    f"{count} members want an IPv{version} address and {room} are there to be "
+                    "handed out (widen `ranges` or `subnets`)",
+                )
+
+    def _room(self, network: Network, version: int) -> int:
+        taken = {g.value for g in network.gateways if g.version == version}
+        taken |= self.given.get((network.name, version), set())
+        return sum(
+            r.last - r.first + 1 - sum(r.first <= value <= r.last for value in taken)
+            for r in network.ranges
+            if r.version == version
+        )
 
 
 def join_clash(container: Container, containers: Mapping[str, Container]) -> Clash | None:

@@ -215,7 +215,10 @@ class _Judge:
                     self._clash(joined)
         for clash in rules.derived_clashes(claims, containers):
             self._clash(clash)
-        for clash in rules.crowding(self.networks, self.containers):
+        crowd = rules.Crowd()
+        for container in self.containers.values():
+            crowd.count(container)
+        for clash in crowd.clashes(self.networks):
             self._clash(clash)
         for name in self.waiting:
             self.containers.pop(name, None)

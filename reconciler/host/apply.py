@@ -25,8 +25,9 @@ SPARE = 64
 """Link numbers left to whoever else makes links while a pass runs."""
 PROBE = 64
 """Links asked for at once while they are waited for."""
-STALL_S = 3.0
-"""How long the kernel may reap nothing before a namespace counts as held by somebody."""
+STALL_S, STALL_EACH_S = 3.0, 0.005
+"""How long the kernel may reap nothing before namespaces count as held by somebody; and for each of
+them, for it takes many through each step of their end together, and their links go last."""
 
 
 class Outcome(NamedTuple):
@@ -54,17 +55,17 @@ class Kernel:
         netns_dir: str,
         record: Record,
         links: Iterable[Link],
+        above: int = 0,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`links` are the host's, as they were last seen."""
+        """`links` are the host's, as they were last seen; `above`: numbers up to that are taken, too."""
         self.netns_dir = netns_dir
         self.record = record
         self.stop = stop
         self._indexes = {link.name: link.index for link in links}
         used = max(self._indexes.values(), default=0)
-        noted = max(record.ends(), default=0)
         # Links that others make meanwhile are numbered by the kernel from its last number on.
-        self._next_index = max(used, noted) + SPARE
+        self._next_index = max(used, above, record.last_end()) + SPARE
 
     def finish_removals(self) -> None:
         """Take away the mount points that a kill between unmounting and unlinking has left."""
@@ -140,13 +141,14 @@ class Kernel:
     def _wait_gone(self, waiting: set[int]) -> set[int]:
         """Wait for links to go, a few at a time; those that are left when nothing moves any more."""
         left = sorted(waiting)
-        deadline = time.monotonic() + STALL_S
+        patience_s = STALL_S + STALL_EACH_S * len(left)
+        deadline = time.monotonic() + patience_s
         while left:
             some = left[:PROBE]
             standing = _standing(some)
             if len(standing) < len(some):
                 left = sorted(standing) + left[PROBE:]
-                deadline = time.monotonic() + STALL_S
+                deadline = time.monotonic() + patience_s
             elif time.monotonic() > deadline:
                 # The first ones stay; others may have gone behind them.
                 return _standing(left)

@@ -12,6 +12,7 @@ from reconciler.core.errors import LockedError
 from reconciler.host.files import own_directory
 
 PAUSE_S = 0.05
+DAEMON = "daemon.lock"
 SOCKET = "\0runcnet"
 """An abstract unix socket name is unique in a network namespace, whatever folders are used."""
 
@@ -65,3 +66,16 @@ def hold(run_dir: str, state_dir: str, *, timeout_s: float) -> Iterator[None]:
             os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
         stack.enter_context(_bind(deadline))
         yield
+
+
+@contextlib.contextmanager
+def daemon_lock(run_dir: str, *, timeout_s: float) -> Iterator[None]:
+    """Held by a daemon for its life. Raises LockedError where another one serves `run_dir`."""
+    own_directory(run_dir, 0o755)
+    fd = _take(os.path.join(run_dir, DAEMON), time.monotonic() + timeout_s)
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)

@@ -1,5 +1,7 @@
 """Who this machine is, and since which start of it."""
 
+import socket
+
 
 def machine_id() -> str:
     """The text of /etc/machine-id (machine-id(5)); empty where there is none."""
@@ -9,6 +11,14 @@ def machine_id() -> str:
 def boot_id() -> str:
     """A number that changes with each start of the machine (random(4))."""
     return _read("/proc/sys/kernel/random/boot_id")
+
+
+def link_number(name: str) -> int:
+    """The ifindex of a link of ours; 0: there is none of that name."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return 0
 
 
 def _read(path: str) -> str:

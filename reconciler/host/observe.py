@@ -15,12 +15,12 @@ from reconciler.host.record import Record
 HOST_SYSCTLS = (*FORWARDING.values(), *NEIGHBOURS)
 
 
-def read_witness(record: Record) -> Witness:
-    """The record of the run dir as a value."""
+def read_witness(record: Record, names: Collection[str] | None = None) -> Witness:
+    """The record of the run dir as a value; of containers these alone, where given."""
     return Witness(
         present=record.present,
-        spaces=record.spaces(),
-        ends=record.ends(),
+        spaces=record.spaces(names),
+        ends=record.ends(names),
         bridges=record.bridges(),
         gateways=record.gateways(),
     )

@@ -7,7 +7,8 @@ leaves nothing that nobody answers for.
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from reconciler.core.errors import StoreError
 from reconciler.host.files import own_directory
@@ -17,6 +18,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS space (container TEXT PRIMARY KEY, cookie INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS end (
     ifindex INTEGER PRIMARY KEY, network TEXT, container TEXT, interface TEXT);
+CREATE INDEX IF NOT EXISTS end_of ON end (container);
 CREATE TABLE IF NOT EXISTS bridge (network TEXT PRIMARY KEY, ifindex INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS gateway (address TEXT PRIMARY KEY, network TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS seal (container TEXT PRIMARY KEY, wanted BLOB, seen INTEGER) WITHOUT ROWID;
@@ -52,14 +54,28 @@ class Record:
         """Close the database."""
         self._db.close()
 
-    def spaces(self) -> dict[str, int]:
-        """Container → cookie of its namespace."""
-        return dict(self._db.execute("SELECT container, cookie FROM space"))
+    def version(self) -> int:
+        """Another number than before: somebody else has written."""
+        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
-    def ends(self) -> dict[int, tuple[str, str, str]]:
+    def spaces(self, names: Collection[str] | None = None) -> dict[str, int]:
+        """Container → cookie of its namespace; of these containers (None: of all)."""
+        return dict(self._rows("SELECT container, cookie FROM space", names))
+
+    def ends(self, names: Collection[str] | None = None) -> dict[int, tuple[str, str, str]]:
         """Ifindex of a host end → network, container, interface."""
-        rows = self._db.execute("SELECT ifindex, network, container, interface FROM end")
+        rows = self._rows("SELECT ifindex, network, container, interface FROM end", names)
         return {index: (network, container, name) for index, network, container, name in rows}
+
+    def _rows(self, query: str, names: Collection[str] | None) -> Iterable[Any]:
+        if names is None:
+            return self._db.execute(query)
+        marks = ", ".join("?" * len(names))
+        return self._db.execute(f"{query} WHERE container IN ({marks})", tuple(names))
+
+    def last_end(self) -> int:
+        """The highest ifindex on record."""
+        return int(self._db.execute("SELECT max(ifindex) FROM end").fetchone()[0] or 0)
 
     def bridges(self) -> dict[str, int]:
         """Network → ifindex of its bridge."""
@@ -73,9 +89,9 @@ class Record:
         """Write down gateways."""
         self._write("INSERT OR REPLACE INTO gateway VALUES (?, ?)", gateways.items())
 
-    def seals(self) -> dict[str, tuple[bytes, int]]:
+    def seals(self, names: Collection[str] | None = None) -> dict[str, tuple[bytes, int]]:
         """Container → what was wanted and what was seen when nothing differed."""
-        rows = self._db.execute("SELECT container, wanted, seen FROM seal")
+        rows = self._rows("SELECT container, wanted, seen FROM seal", names)
         return {container: (wanted, seen) for container, wanted, seen in rows}
 
     def note_seals(self, seals: Mapping[str, tuple[bytes, int]], gone: Iterable[str]) -> None:

@@ -63,6 +63,13 @@ def scan_host(
     return space
 
 
+def space_sysctls(
+    paths: Sequence[str], names: Sequence[str]
+) -> list[tuple[str | None, ...] | None]:
+    """The values of these sysctls in each namespace, and nothing else; None: it could not be read."""
+    return [None if s.error else s.sysctls for s in _scan(paths, names, 0)]
+
+
 def host_sysctls(names: Sequence[str]) -> dict[str, str | None]:
     """The host's own, and nothing else; None: there is no such entry."""
     return dict(zip(names, _scan([None], names, 0)[0].sysctls, strict=True)) if names else {}

@@ -67,6 +67,10 @@ class Store:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
+    def version(self) -> int:
+        """Another number than before: somebody else has written."""
+        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
     def book(self) -> Book:
         """All leases."""
         held = {
@@ -85,6 +89,8 @@ class Store:
 
     def save_book(self, old: Book, new: Book) -> None:
         """Write what differs between the two."""
+        if old is new:
+            return
         gone = [key for key in old.held if key not in new.held]
         self._db.executemany(
             "DELETE FROM lease WHERE container=? AND network=? AND interface=? AND version=?", gone

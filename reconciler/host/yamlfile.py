@@ -3,6 +3,8 @@
 Strict: events of the C parser, every scalar as text; no anchors, tags, merge keys, second documents.
 """
 
+import contextlib
+import errno
 import os
 import re
 import stat
@@ -75,24 +77,38 @@ def read_folders(folders: Sequence[str]) -> Sources:
             for name in sorted(os.listdir(fd), key=os.fsencode):
                 if not is_definition(name):
                     continue
-                path = os.path.join(folder, name)
-                try:
-                    found = _read(path, trusted=True)
-                except _Refused as error:
-                    rejections.append(_rejection(path, str(error)))
-                    continue
-                except IsADirectoryError:
-                    continue
-                except OSError as error:
-                    if error.errno != 2 or os.path.islink(path):
-                        text = f"cannot be read: {error.strerror}"
-                        rejections.append(_rejection(path, text))
-                    continue
-                files.append(found)
-                newest = max(newest, found.modified_ns)
+                found = read_one(os.path.join(folder, name))
+                if isinstance(found, Rejection):
+                    rejections.append(found)
+                elif found is not None:
+                    files.append(found)
+                    newest = max(newest, found.modified_ns)
         finally:
             os.close(fd)
     return Sources(tuple(files), tuple(rejections), min(newest, time.time_ns()))
+
+
+def read_one(path: str) -> SourceFile | Rejection | None:
+    """A definition file, or why it may not be read; None: there is none."""
+    try:
+        return _read(path, trusted=True)
+    except _Refused as error:
+        return _rejection(path, str(error))
+    except IsADirectoryError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ENOENT and not os.path.islink(path):
+            return None
+        return _rejection(path, f"cannot be read: {error.strerror}")
+
+
+def folder_time(folders: Sequence[str]) -> int:
+    """When a file was last added to one of the folders, or taken away (nanoseconds since the epoch)."""
+    newest = 0
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            newest = max(newest, os.stat(folder).st_mtime_ns)
+    return newest
 
 
 def read_file(path: str) -> SourceFile:

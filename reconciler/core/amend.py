@@ -1,0 +1,112 @@
+"""A few files changed: the spec that follows, without a second look at all the others.
+
+What a change in one file can touch beyond its own containers is rare: a network, a name or an address
+that another file has too, a `join`. All that is left to a whole load; `amended` then answers None.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from reconciler.core import names, rules
+from reconciler.core.members import containers
+from reconciler.core.model import Container, Network, Spec
+from reconciler.core.reader import Trouble
+from reconciler.core.schema import RawFile
+from reconciler.core.spec import Loaded
+from reconciler.core.tree import Map, Tree
+
+
+class Standing:
+    """What a spec without any fault has taken: names, addresses, ports, places on bridges."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self.claims = rules.Claims()
+        self.crowd = rules.Crowd()
+        self.usable = not (loaded.rejections or loaded.waiting or loaded.lost or loaded.stuck)
+        if not self.usable:
+            return
+        spec = loaded.spec
+        for network in spec.networks.values():
+            self.usable &= not any(rules.network_clashes(network, self.claims, {}))
+        for container in spec.containers.values():
+            self.usable &= self._take(container, spec.networks)
+
+    def _take(self, container: Container, networks: Mapping[str, Network]) -> bool:
+        """Count a container in; False where that would need a look at all others."""
+        self.crowd.count(container)
+        derived = any(
+            i.host_interface is not None and names.looks_derived(i.host_interface)
+            for i in container.interfaces
+        )
+        return not derived and not any(rules.container_clashes(container, self.claims, networks))
+
+    def amended(self, changed: Mapping[str, Tree | None]) -> Loaded | None:
+        """What is declared now that these files say this (None: the file is gone).
+
+        None: all files are to be judged together; this object is then of no use any more.
+        """
+        spec = self.loaded.spec
+        if not self.usable or any(n.place.file in changed for n in spec.networks.values()):
+            return None
+        self.usable = False
+        fresh: dict[str, Container] = {}
+        for tree in changed.values():
+            found = _containers(tree, spec.networks) if tree is not None else {}
+            if found is None or fresh.keys() & found.keys():
+                return None
+            fresh |= found
+        gone = {n: c for n, c in spec.containers.items() if c.place.file in changed}
+        if any(name in spec.containers and name not in gone for name in fresh):
+            return None
+        joined = {c.join for c in spec.containers.values() if c.join}
+        if joined & (gone.keys() | fresh.keys()) or any(c.join for c in fresh.values()):
+            return None
+        self.claims.release(gone.keys())
+        for container in gone.values():
+            self.crowd.count(container, -1)
+        if not all([self._take(container, spec.networks) for container in fresh.values()]):
+            return None
+        if any(self.crowd.clashes(spec.networks)):
+            return None
+        self.usable = True
+        kept = {n: c for n, c in spec.containers.items() if n not in gone}
+        files = {file for file, tree in changed.items() if tree is not None}
+        self.loaded = msgspec.structs.replace(
+            self.loaded,
+            spec=Spec(networks=spec.networks, containers={**kept, **fresh}),
+            accepted=self.loaded.accepted - changed.keys() | files,
+        )
+        return self.loaded
+
+
+def _containers(tree: Tree, networks: Mapping[str, Network]) -> dict[str, Container] | None:
+    """The containers of a file that declares nothing else and has no fault; else None."""
+    root = tree.root
+    if root is None:
+        return {}
+    if not isinstance(root, Map) or tree.nulls or root.get("networks") is not None:
+        return None
+    if root.get("version", "1") != "1":
+        return None
+    try:
+        raw = msgspec.convert(root, RawFile)
+    except msgspec.ValidationError:
+        return None
+    found: dict[str, Container] = {}
+    for name, body in raw.containers.items():
+        items = body.interfaces if isinstance(body.interfaces, list) else [body.interfaces]
+        if any((i if isinstance(i, str) else i.network) not in networks for i in items):
+            return None
+        try:
+            several = containers(tree, ("containers", name), name, body, networks, {})
+        except Trouble:
+            return None
+        for container in several:
+            if container.name in found or (
+                container.name != name and container.name in raw.containers
+            ):
+                return None
+            found[container.name] = container
+    return found

@@ -1,0 +1,322 @@
+"""The daemon's passes: whole ones and small ones, what they say, and what they leave to be done."""
+
+import os
+import time
+from collections.abc import Callable, Collection
+
+from reconciler.core.agenda import ALL, Agenda
+from reconciler.core.meter import Meter
+from reconciler.core.report import Report, line
+from reconciler.host import lock, rtnl
+from reconciler.host.apply import Outcome
+from reconciler.host.observe import busy_in
+from reconciler.host.record import Record
+from reconciler.host.store import Store
+from reconciler.load import Shelf
+from reconciler.once import done, report_of
+from reconciler.part import Part, Widen
+from reconciler.prospect import Prospect, Settings, taking_away
+from reconciler.reconcile import READS, Pass
+from reconciler.terminal import Terminal
+from reconciler.world import World
+
+MOTION = "files changed a moment ago; the next pass looks again"
+FELLOWS_S = 0.2
+"""How long hosts files of fellow members may lag behind: each change rewrites all of a network's."""
+
+
+class Keeper:
+    """Keeps one host as its files declare it. Not thread-safe."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        agenda: Agenda,
+        *,
+        terminal: Terminal,
+        meter: Meter,
+        hear: Callable[[], None],
+        alive: Callable[[], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        """`hear` takes what the kernel has said up to now into the agenda; `alive` is called now and
+        then while work goes on."""
+        self.settings = settings
+        self.agenda = agenda
+        self.terminal = terminal
+        self.meter = meter
+        self.hear = hear
+        self.alive = alive
+        self.stop = stop
+        self.shelf = Shelf(settings.config_dirs)
+        self.world: World | None = None
+        self.guarded: dict[str, tuple[int, ...]] = {}
+        """Containers that are held back because they are in use, and by which pids."""
+        self._books: tuple[Store, Record] | None = None
+        self._versions: tuple[object, ...] = ()
+        self.last_whole_s: float | None = None
+        """How long a whole pass took that has just ended."""
+        self._reads = 0
+        self._oldest: float | None = None
+        self._told: dict[str, tuple[str, ...]] = {}
+        self._wall_stands: Callable[[], bool] = lambda: True
+
+    # -- the books ------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open state and record. Raises StoreError."""
+        self.close()
+        store = Store.open(self.settings.state_dir)
+        self._books = store, Record.open(self.settings.run_dir, cookie=rtnl.cookie())
+
+    def close(self) -> None:
+        """Close them."""
+        if self._books is not None:
+            for book in self._books:
+                book.close()
+            self._books = None
+
+    def _current(self) -> tuple[object, ...]:
+        """Another value than before: somebody else has written, or put other files in their place."""
+        assert self._books is not None  # callers have opened them
+        places = (
+            os.path.join(self.settings.state_dir, "state.db"),
+            os.path.join(self.settings.run_dir, "record.db"),
+        )
+        inodes: list[object] = []
+        for place in places:
+            try:
+                inodes.append(os.stat(place).st_ino)
+            except OSError:
+                inodes.append(None)
+        return (*inodes, *(book.version() for book in self._books))
+
+    def read_again(self, files: Collection[str]) -> set[str] | None:
+        """Read these files; answers which objects they change (None: possibly all)."""
+        if self.world is None or self._books is None:
+            return None
+        declared = self.shelf.read_again(files, self._books[0].remembered)
+        names = self.world.differing(declared)
+        if names is not None:
+            self.world.declared = declared
+        return names
+
+    # -- passes ---------------------------------------------------------------------------------
+
+    def work(self, due: frozenset[str], *, whole: bool) -> None:
+        """One pass over what is due; `whole`: a pass over everything may begin now.
+
+        Raises LockedError at once where somebody else is at it.
+        """
+        with lock.hold(self.settings.run_dir, self.settings.state_dir, timeout_s=0):
+            if self._books is None:
+                self.open()
+            current = self._current()
+            if current[:2] != self._versions[:2]:
+                self.open()
+                current = self._current()
+            if current != self._versions:
+                # Somebody else has worked here: what is known may be out of date.
+                self.agenda.mark([ALL], time.monotonic())
+                due |= {ALL}
+            self._oldest = None
+            some = due - {ALL, "firewall"}
+            if some != due and whole:
+                self._whole()
+            elif some and self.world is not None:
+                try:
+                    self._part(some)
+                except Widen:
+                    # What was seen is marked again: it is not done yet.
+                    self.agenda.mark([ALL, *some], self._oldest or time.monotonic())
+            self._versions = self._current()
+
+    def _looking(self, scope: Collection[str] | None) -> Callable[[], None]:
+        def looking() -> None:
+            self.hear()
+            oldest = self.agenda.seen(scope)
+            if oldest is not None:
+                self._oldest = min(oldest, self._oldest or oldest)
+
+        return looking
+
+    def _whole(self) -> None:
+        assert self._books is not None  # `work` has opened them
+        store, record = self._books
+        started = time.monotonic()
+        one = Pass(
+            self.settings,
+            store=store,
+            record=record,
+            changing=True,
+            stop=self.stop,
+            shelf=self.shelf,
+            looking=self._looking(None),
+        )
+        one.progress = lambda count: self.alive()
+        with store.transaction():
+            old = store.book()
+            prospect = one.look()
+            restless_s = prospect.declared.restless_s
+            if restless_s and taking_away(prospect.plan):
+                self._reads += 1
+                if self._reads < READS:
+                    self.agenda.postpone([ALL], time.monotonic() + restless_s)
+                    return
+                prospect = one.look(restless=MOTION)
+                self.agenda.postpone([ALL], time.monotonic() + restless_s)
+            self._reads = 0
+            one.keep_books(prospect, old)
+        outcomes = one.settle(prospect)
+        if self.world is None:
+            self.world = World(prospect)
+        self.world.learn(prospect, prospect.observed, None)
+        if one.seen is not prospect.observed:
+            touched = {o.operation.object for o in outcomes if o.operation.object.startswith("c")}
+            names = {name.partition("/")[2] for name in touched}
+            self.world.learn(prospect, one.seen, names & one.seen.containers.keys() | names)
+        self.shelf.stand(prospect.declared.loaded)
+        self._wall_stands = prospect.wall.stands
+        self.last_whole_s = time.monotonic() - started
+        self._close_pass("full", prospect, outcomes, started, scope=None)
+
+    def _part(self, names: frozenset[str]) -> None:
+        assert self._books is not None and self.world is not None  # `work` has looked
+        store, record = self._books
+        started = time.monotonic()
+        world = self.world
+
+        def prepared(only: frozenset[str]) -> tuple[Part, Prospect]:
+            part = Part(
+                self.settings,
+                store=store,
+                record=record,
+                world=world,
+                only=only,
+                stop=self.stop,
+                shelf=self.shelf,
+                looking=self._looking(only),
+            )
+            return part, part.look()
+
+        part, prospect = prepared(names)
+        restless_s = prospect.declared.restless_s
+        away = taking_away(prospect.plan) if restless_s else frozenset()
+        if away:
+            self.agenda.postpone(away, time.monotonic() + restless_s)
+            names -= away
+            if not names:
+                return
+            part, prospect = prepared(names)
+            if taking_away(prospect.plan):
+                raise Widen("what is to be taken away has changed")
+        part.keep_books(prospect, world.book)
+        outcomes = part.settle(prospect)
+        world.learn(prospect, part.seen, part.names)
+        crowd = {
+            o.operation.object.partition("/")[2]
+            for o in outcomes
+            if o.operation.action != "update" or type(o.operation).__name__ == "MoveLease"
+        }
+        if crowd:
+            self.agenda.postpone(world.fellows(crowd), time.monotonic() + FELLOWS_S)
+        self._close_pass("part", prospect, outcomes, started, scope=names)
+
+    def _close_pass(
+        self,
+        kind: str,
+        prospect: Prospect,
+        outcomes: list[Outcome],
+        started: float,
+        *,
+        scope: frozenset[str] | None,
+    ) -> None:
+        assert self.world is not None
+        report = report_of(prospect, done(outcomes), started, dry=False, stopped=self.stop())
+        now = time.monotonic()
+        broken = {name for name in report.failed if scope is None or name in scope}
+        states = {**prospect.plan.states, **dict.fromkeys({o.object for o in report.held}, "held")}
+        settled = {d.operation.object for d in report.operations} - broken
+        states |= {name: "ok" for name in settled if states.get(name) != "held"}
+        states |= {name: "failed" for name in broken if states.get(name, "ok") == "ok"}
+        declared = prospect.declared.loaded.spec
+        for name, state in states.items():
+            if scope is not None and name not in scope:
+                continue
+            kind_of, _, own = name.partition("/")
+            known = own in (declared.containers if kind_of == "container" else declared.networks)
+            if known or state != "ok":
+                self.world.states[name] = state
+        looked_at = scope if scope is not None else {*self.world.states, "firewall", "host"}
+        self.agenda.fine(looked_at - broken)
+        self.agenda.failed(broken, now)
+        self._guard(prospect, report, scope)
+        self._tell(report, scope)
+        self.meter.passed(kind, now - started, report)
+        if self._oldest is not None and any(d.ok for d in report.operations):
+            self.meter.repaired(now - self._oldest)
+
+    def _guard(self, prospect: Prospect, report: Report, scope: frozenset[str] | None) -> None:
+        """Remember who is held back because it is in use: it goes when the last process has left."""
+        if scope is None:
+            self.guarded.clear()
+        for name in scope or ():
+            self.guarded.pop(name, None)
+        busy = busy_in(prospect.observed)
+        for held in report.held:
+            if held.object.startswith("container/"):
+                pids = busy(held.object.partition("/")[2])
+                if pids:
+                    self.guarded[held.object] = pids
+
+    def _tell(self, report: Report, scope: frozenset[str] | None) -> None:
+        """A line for each change; what stays wrong is said once."""
+        for one in report.operations:
+            text = line(one.operation)
+            if one.ok is False:
+                continue  # it is a problem, too: see below
+            self.terminal.log("info", text, object=one.operation.object)
+        now: dict[str, list[str]] = {}
+        for one in report.operations:
+            if one.ok is False:
+                now.setdefault(one.operation.object, []).append(
+                    f"{line(one.operation)[3:]}: {one.error}"
+                )
+        for name, texts in report.problems.items():
+            now.setdefault(name, []).extend(f"{name.replace('/', ' ', 1)}: {t}" for t in texts)
+        for held in report.held:
+            if MOTION not in held.reason:
+                text = f"{held.object.replace('/', ' ', 1)} is held back: {held.reason}"
+                now.setdefault(held.object, []).append(text)
+        for rejection in report.rejections if scope is None else ():
+            now.setdefault(rejection.place.file, []).append(str(rejection))
+        if scope is None:
+            now.setdefault("notes", []).extend(report.notes)
+        for name, texts in now.items():
+            said = tuple(dict.fromkeys(texts))
+            if self._told.get(name) != said:
+                level = "warning" if name == "notes" else "error"
+                for text in said:
+                    self.terminal.log(level, text, object=name)
+            self._told[name] = said
+        for name in [n for n in self._told if n not in now and (scope is None or n in scope)]:
+            del self._told[name]
+            if name != "notes":
+                self.terminal.log("info", f"{name.replace('/', ' ', 1)} is fine again", object=name)
+
+    # -- checks of what the kernel does not announce -----------------------------------------------
+
+    def check(self) -> None:
+        """Look at rules and sysctls, which change without a word."""
+        if self.world is None:
+            return
+        now = time.monotonic()
+        if not self._wall_stands():
+            self.agenda.mark([ALL], now)
+        spots = {n: s for n, s in self.world.spots.items() if s.file and s.sysctls}
+        names = sorted({name for spot in spots.values() for name, _ in spot.sysctls})
+        paths = [f"{self.settings.netns_dir}/{spot.file}" for spot in spots.values()]
+        for name, values in zip(spots, rtnl.space_sysctls(paths, names), strict=True):
+            seen = dict(zip(names, values or (), strict=False))
+            if any(seen.get(key) != value for key, value in spots[name].sysctls):
+                self.agenda.mark([f"container/{name}"], now)

@@ -1,0 +1,91 @@
+"""A pass that opens what it needs, and says what came of it: `runcnet-reconcile --once`."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from reconciler.core.report import Done, Report
+from reconciler.host import lock, rtnl
+from reconciler.host.apply import Outcome
+from reconciler.host.record import Record
+from reconciler.host.store import Store
+from reconciler.prospect import Prospect, Settings, held_once
+from reconciler.reconcile import Pass
+
+
+@contextlib.contextmanager
+def opened(settings: Settings, *, change: bool) -> Iterator[tuple[Store, Record]]:
+    """The state and run dirs, under the lock where something is to be changed."""
+    with contextlib.ExitStack() as stack:
+        if change:
+            stack.enter_context(
+                lock.hold(
+                    settings.run_dir,
+                    settings.state_dir,
+                    timeout_s=settings.lock_timeout_s,
+                )
+            )
+        store = Store.open(settings.state_dir, read_only=not change)
+        stack.callback(store.close)
+        record = Record.open(settings.run_dir, cookie=rtnl.cookie(), read_only=not change)
+        stack.callback(record.close)
+        yield store, record
+
+
+def reconcile(
+    settings: Settings,
+    *,
+    dry_run: bool = False,
+    only: frozenset[str] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    begin: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
+) -> Report:
+    """One pass. `begin` is told how many operations there are and answers with a progress callback.
+
+    Raises LockedError, StoreError and ObjectError for what stops the whole pass.
+    """
+    started = time.monotonic()
+    with opened(settings, change=not dry_run) as (store, record):
+        one = Pass(settings, store=store, record=record, changing=not dry_run, only=only, stop=stop)
+        if dry_run:
+            prospect = one.prospect()
+            planned = [Done(operation=op, ok=None) for op in prospect.operations]
+            return report_of(prospect, planned, started, dry=True)
+        with store.transaction():
+            old = store.book()
+            prospect = one.prospect()
+            one.keep_books(prospect, old)
+        total = len(prospect.operations)
+        one.progress = begin(total)
+        outcomes = one.settle(prospect)
+        return report_of(
+            prospect, done(outcomes), started, dry=False, stopped=len(outcomes) < total
+        )
+
+
+def done(outcomes: Iterable[Outcome]) -> list[Done]:
+    """Outcomes as a report has them."""
+    return [Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes]
+
+
+def report_of(
+    prospect: Prospect,
+    done: list[Done],
+    started: float,
+    *,
+    dry: bool,
+    stopped: bool = False,
+) -> Report:
+    declared = {f"network/{name}" for name in prospect.spec.networks}
+    declared |= {f"container/{name}" for name in prospect.spec.containers}
+    return Report(
+        operations=tuple(done),
+        problems=prospect.problems,
+        held=held_once(prospect.plan.held),
+        rejections=prospect.rejections,
+        notes=tuple(dict.fromkeys([*prospect.notes, *prospect.wall.notes])),
+        declared=frozenset(declared),
+        duration_s=time.monotonic() - started,
+        dry=dry,
+        stopped=stopped,
+    )

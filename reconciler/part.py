@@ -1,0 +1,148 @@
+"""A pass over a few containers: it costs what it touches, however many others stand beside them.
+
+The same steps as a whole pass (`reconcile.py`); what concerns the others is taken from what the last
+whole pass has found out. Where that does not suffice, it raises Widen.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from reconciler.core.desired import with_members
+from reconciler.core.leases import Assignment, Book, Key, assign
+from reconciler.core.model import Address, Spec
+from reconciler.core.observed import Observed
+from reconciler.core.resolver import Hosts
+from reconciler.core.standing import standing_addresses
+from reconciler.core.wanted import Desired
+from reconciler.load import Declared
+from reconciler.prospect import Prospect
+from reconciler.reconcile import FEW, Pass
+from reconciler.wall import Wall
+from reconciler.world import World
+
+GOING = 3
+"""So many containers may always go; whether more may, only a whole pass can judge."""
+
+
+class Widen(Exception):  # noqa: N818 - no error: it asks for a whole pass
+    """Why a look at a few containers is not enough."""
+
+
+class Part(Pass):
+    """A pass over the containers and networks of `only`."""
+
+    def __init__(self, *words: Any, world: World, only: frozenset[str], **more: Any) -> None:
+        super().__init__(*words, changing=True, only=only, **more)
+        self.world = world
+        self.above = world.top
+        self.names: frozenset[str] = frozenset(
+            name.partition("/")[2] for name in only if name.startswith("container/")
+        )
+        if len(self.names) > FEW:
+            raise Widen(f"{len(self.names)} containers are concerned")
+
+    def read(self) -> tuple[Declared, Spec, Book]:
+        """What these containers are to be."""
+        declared = self.world.declared
+        spec = declared.loaded.spec
+        gone = self.names - spec.containers.keys()
+        if len(gone) > GOING:
+            raise Widen(f"{len(gone)} containers are no longer declared")
+        if not self.record.present:
+            raise Widen("the record in the run dir is lost")
+        # In the order of the files: it decides who gets which address.
+        some = {n: c for n, c in spec.containers.items() if n in self.names}
+        return declared, Spec(networks=spec.networks, containers=some), self.world.book
+
+    def observe(self, spec: Spec, *, touched: Mapping[str, str] | None = None) -> Observed:
+        """These containers and the networks that they are in."""
+        scope = {name: "" for name in self.only or () if name.startswith("network/")}
+        for name in self.names:
+            spot = self.world.spots.get(name)
+            scope[f"container/{name}"] = spot.file if spot is not None else ""
+        return super().observe(spec, touched={**scope, **(touched or {})})
+
+    def assign(
+        self,
+        spec: Spec,
+        book: Book,
+        observed: Observed,
+        kept: Collection[str],
+        busy: Callable[[str], bool],
+    ) -> Assignment:
+        """Leases of these containers; everybody else's stay as they are."""
+        wanted = {
+            Key(c.name, i.network, i.name, version)
+            for c in spec.containers.values()
+            for i in c.interfaces
+            for version in i.automatic
+        }
+        mine = {key for key in book.held if key.container in self.names}
+        if mine == wanted and not any(
+            i.addresses for c in spec.containers.values() for i in c.interfaces
+        ):
+            addresses = {key: book.held[key] for key in wanted}
+            return Assignment(addresses=addresses, book=book, moves=(), problems={}, rejections=())
+        declared = {
+            (i.network, a)
+            for c in spec.containers.values()
+            for i in c.interfaces
+            for a in i.addresses
+        }
+        others = {key: a for key, a in book.held.items() if key.container not in self.names}
+        if any((key.network, address) in declared for key, address in others.items()):
+            raise Widen("a declared address is held by another container's lease")
+        return assign(
+            spec,
+            book,
+            standing=standing_addresses(observed, spec, book),
+            busy=busy,
+            kept={*kept, *(key.container for key in others)},
+            taken=self._declared_elsewhere(),
+        )
+
+    def _declared_elsewhere(self) -> set[tuple[str, Address]]:
+        return {
+            (i.network, a)
+            for name, c in self.world.declared.loaded.spec.containers.items()
+            if name not in self.names
+            for i in c.interfaces
+            for a in i.addresses
+        }
+
+    def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
+        """These containers, in networks as the last whole pass resolved them."""
+        whole = self.world.networks
+        near = {i.network for c in spec.containers.values() for i in c.interfaces}
+        near |= {n.partition("/")[2] for n in self.only or () if n.startswith("network/")}
+        absent = near - whole.bridges.keys() - whole.routed.keys()
+        if absent & spec.networks.keys():
+            raise Widen(f"network {min(absent)} is not resolved yet")
+        networks = msgspec.structs.replace(
+            whole,
+            bridges={n: b for n, b in whole.bridges.items() if n in near},
+            routed={n: r for n, r in whole.routed.items() if n in near},
+            problems={n: t for n, t in whole.problems.items() if n.partition("/")[2] in near},
+        )
+        lost = networks.bridges.keys() - observed.bridges.keys()
+        if any(not networks.bridges[name].external for name in lost):
+            raise Widen(f"the bridge of network {min(lost)} is not there")
+        return with_members(networks, spec, addresses, machine=self.machine)
+
+    def wall(self) -> Wall:
+        """The firewall knows networks only: a whole pass looks after it."""
+        return Wall("none", self.store)
+
+    def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
+        """Hosts files name everybody."""
+        world = self.world
+        addresses = {**world.addresses, **assignment.addresses}
+        return lambda: Hosts(world.declared.loaded.spec, addresses)
+
+    def keep_books(self, prospect: Prospect, old: Book) -> None:
+        """Write leases where they changed; before the kernel is changed."""
+        if prospect.assignment.book is not old and prospect.assignment.book != old:
+            with self.store.transaction():
+                self.store.save_book(old, prospect.assignment.book)

@@ -1,0 +1,124 @@
+"""A change in a few files comes to the same as a load of all."""
+
+import random
+
+import msgspec
+import pytest
+
+from reconciler.core.amend import Standing
+from reconciler.core.model import Container, Place
+from reconciler.core.spec import Candidate, Loaded, load
+from reconciler.core.tree import Tree
+from reconciler.host import yamlfile
+
+NETWORKS = "networks: {n: {subnets: 10.1.0.0/24}, m: {subnets: 10.2.0.0/24, type: routed}}\n"
+
+
+def tree(text: str, file: str) -> Tree:
+    found, problems = yamlfile.parse(text.encode(), file)
+    assert found is not None and not problems
+    return found
+
+
+def whole(texts: dict[str, str]) -> Loaded:
+    return load([Candidate(file=f, tree=tree(t, f)) for f, t in sorted(texts.items())])
+
+
+NOWHERE = Place("", 0, 0)
+
+
+def placeless(container: Container) -> Container:
+    """Bodies that say the same share the places of their interfaces: which, is not to be compared."""
+    ends = tuple(msgspec.structs.replace(i, place=NOWHERE) for i in container.interfaces)
+    return msgspec.structs.replace(container, interfaces=ends)
+
+
+def said(loaded: Loaded) -> tuple[object, dict[str, Container], frozenset[str]]:
+    containers = {n: placeless(c) for n, c in sorted(loaded.spec.containers.items())}
+    return loaded.spec.networks, containers, loaded.accepted
+
+
+def body(dice: random.Random) -> str:
+    network = dice.choice("nm")
+    more = [f"network: {network}"]
+    if dice.random() < 0.5:
+        more.append(f"addresses: 10.{'1' if network == 'n' else '2'}.0.{dice.randint(2, 40)}")
+    if dice.random() < 0.2:
+        more.append(f"mac: 02:00:00:00:00:0{dice.randint(1, 9)}")
+    if dice.random() < 0.2:
+        more.append(f"host_interface: end{dice.randint(1, 5)}")
+    ports = f", ports: '{dice.randint(8000, 8005)}:80'" if dice.random() < 0.3 else ""
+    return f"{{interfaces: {{{', '.join(more)}}}{ports}}}"
+
+
+def file_text(dice: random.Random) -> str:
+    names = dice.sample(range(30), dice.randint(0, 3))
+    lines = [f"  c{n}: {body(dice)}" for n in names]
+    if dice.random() < 0.1:
+        lines.append("  many: {replicas: 3, interfaces: n}")
+    if dice.random() < 0.1:
+        lines.append(f"  side: {{join: c{dice.randint(0, 29)}}}")
+    return "containers:\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_amending_comes_to_the_same_as_loading_all_or_gives_up(seed: int) -> None:
+    dice = random.Random(seed)
+    texts = {"00.yaml": NETWORKS}
+    standing = Standing(whole(texts))
+    amended = 0
+    for _ in range(60):
+        before = dict(texts)
+        changed: dict[str, Tree | None] = {}
+        for file in dice.sample([f"{n}.yaml" for n in range(8)], dice.randint(1, 2)):
+            if dice.random() < 0.2:
+                texts.pop(file, None)
+                changed[file] = None
+            else:
+                texts[file] = file_text(dice)
+                changed[file] = tree(texts[file], file)
+        expected = whole(texts)
+        got = standing.amended(changed)
+        if got is not None:
+            amended += 1
+            assert not expected.rejections
+            assert said(got) == said(expected)
+        elif expected.rejections:
+            texts = before
+            standing = Standing(whole(texts))
+        else:
+            standing = Standing(expected)
+    assert amended > 5
+
+
+def test_faults_of_every_kind_are_left_to_a_whole_load() -> None:
+    texts = {"00.yaml": NETWORKS, "10.yaml": "containers: {a: {interfaces: n}, s: {join: a}}\n"}
+    for text in (
+        "containers: {a: {interfaces: n}}",
+        "containers: {b: {interfaces: nowhere}}",
+        "containers: {b: {interfaces: {network: n, addresses: 10.9.0.1}}}",
+        "containers: {b: {interfaces: n, odd: 1}}",
+        "containers: {b: {netns: a, interfaces: n}}",
+        "containers: {b: {join: a}}",
+        "networks: {o: {subnets: 10.3.0.0/24}}",
+        "version: 2",
+        "containers: {b: {interfaces: n, routes: {to: 10.9.0.0/16, via: 10.8.0.1}}}",
+        "containers: {b: {replicas: 300, interfaces: n}}",
+        "containers: {b: }",
+    ):
+        standing = Standing(whole(texts))
+        assert standing.amended({"20.yaml": tree(text, "20.yaml")}) is None, text
+        assert not standing.usable
+    # What others refer to is theirs to judge, too.
+    assert Standing(whole(texts)).amended({"10.yaml": None}) is None
+    assert Standing(whole(texts)).amended({"00.yaml": tree(NETWORKS, "00.yaml")}) is None
+
+
+def test_replicas_share_ports_and_give_them_back() -> None:
+    standing = Standing(whole({"00.yaml": NETWORKS}))
+    ports = "containers: {w: {replicas: 4, interfaces: n, ports: '9000-9003:80'}}"
+    other = "containers: {v: {interfaces: n, ports: '9002:80'}}"
+    assert standing.amended({"1.yaml": tree(ports, "1.yaml")}) is not None
+    assert standing.amended({"1.yaml": None}) is not None
+    assert standing.amended({"2.yaml": tree(other, "2.yaml")}) is not None
+    assert standing.amended({"1.yaml": tree(ports, "1.yaml")}) is None
