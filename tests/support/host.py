@@ -83,6 +83,32 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = ""
         time.sleep(0.02)
 
 
+class RunningDaemon(NamedTuple):
+    """A daemon's process, and what it says on stderr."""
+
+    child: "subprocess.Popen[bytes]"
+    path: Path
+
+    @property
+    def log(self) -> str:
+        """All that it has said."""
+        return self.path.read_text()
+
+    def says(self, text: str, times: int = 1) -> None:
+        """Wait until it has said that so often."""
+
+        def said() -> bool:
+            assert self.child.poll() is None, self.log
+            return self.log.count(text) >= times
+
+        wait_for(said, 60.0, f"{text!r} in the log")
+
+    def stop(self, seconds: float = 10.0) -> int:
+        """SIGTERM; its exit code."""
+        self.child.terminate()
+        return self.child.wait(seconds)
+
+
 class PrivateHost:
     """A host of one's own. Everything in it ends with `close()`."""
 
@@ -176,6 +202,23 @@ class PrivateHost:
         if check:
             assert run.code == 0, f"{run.code}\n{run.out}\n{run.err}"
         return run
+
+    @contextlib.contextmanager
+    def daemon(self, *words: str, log: str = "daemon.log") -> Iterator["RunningDaemon"]:
+        """A daemon that has done its first pass; it is ended at the end."""
+        path = self.dir / log
+        command = self.command("runcnet-reconcile", "--private-mounts", *words, *self.options)
+        with path.open("w") as file:
+            child = subprocess.Popen(self.enter(*command), stderr=file, stdout=file, cwd=ROOT)
+        running = RunningDaemon(child, path)
+        try:
+            running.says("watching ")
+            yield running
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.wait(10)
+        assert "Traceback" not in running.log, running.log
 
     def write(self, name: str, text: str, *, age_s: float = 5.0) -> Path:
         """A definition file, left alone for `age_s` seconds already."""
