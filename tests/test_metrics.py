@@ -260,7 +260,11 @@ def test_only_get_and_head_of_known_pages_are_answered(tmp_path: Path) -> None:
     try:
         assert "runcnet_build_info" in fetch(path, "/metrics?name=x")[1]
         assert fetch(path, "/") == (200, "runcnet: the metrics are at /metrics\n")
-        assert fetch(path, "/metrics", "HEAD") == (200, "")
+        with dial(path) as sock:
+            sock.sendall(b"HEAD /metrics HTTP/1.1\r\n\r\n")
+            head = read_all(sock).decode()
+        assert head.startswith("HTTP/1.1 200 OK\r\n") and head.endswith("\r\n\r\n")
+        assert int(re.findall(r"Content-Length: (\d+)", head)[0]) > 1000
         assert fetch(path, "/etc/passwd")[0] == 404
         assert fetch(path, "/../etc/passwd", "HEAD") == (404, "")
         assert fetch(path, "/metrics", "POST")[0] == 405
@@ -312,6 +316,21 @@ def test_slow_clients_are_cut_off_and_keep_nobody_waiting(tmp_path: Path) -> Non
         crowd = [stack.enter_context(dial(path)) for _ in range(CLIENTS + 2)]
         assert fetch(path)[0] == 200  # once the first of the crowd had their time
         assert read_all(crowd[0]) == b""
+
+
+def test_a_crowd_does_not_take_descriptors_without_end(tmp_path: Path) -> None:
+    accepted: list[int] = []
+
+    def make() -> bytes:
+        accepted.append(len(os.listdir("/proc/self/fd")) - before)
+        return b"x 1\n"
+
+    with served(tmp_path / "m.sock", make, patience_s=0.3) as path, ExitStack() as stack:
+        before = len(os.listdir("/proc/self/fd"))
+        crowd = [stack.enter_context(dial(path)) for _ in range(CLIENTS + 20)]
+        assert fetch(path)[0] == 200
+    (count,) = accepted
+    assert 1 <= count - (len(crowd) + 1) <= CLIENTS
 
 
 def test_bytes_that_trickle_in_buy_no_time(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def _unix(address: UnixAddress, purpose: str) -> Listener:
 
 
 def _make_way(address: UnixAddress, purpose: str) -> None:
-    """Remove a socket that was left behind, by a kill for one; refuse anything else."""
+    """Remove a socket that was left behind, by a kill for one; refuse what is none of ours."""
     try:
         found = os.lstat(address.path)
     except FileNotFoundError:
@@ -125,7 +125,5 @@ def _make_way(address: UnixAddress, purpose: str) -> None:
         raise _refusal(purpose, address, cause, "remove it, or give another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         code = probe.connect_ex(address.path)
-    if code == errno.ECONNREFUSED:
+    if code == errno.ECONNREFUSED:  # nobody listens; else bind() will say that it is in use
         os.unlink(address.path)
-    elif code != errno.ENOENT:
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
