@@ -3,7 +3,7 @@
 Counted, never walked through: an IPv6 /64 holds more addresses than can be looked at.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -50,8 +50,11 @@ def room(spec: Spec, book: Book) -> tuple[dict[Pool, int], dict[Pool, int]]:
     free = {}
     for pool, values in taken.items():
         runs = _merged(r for r in spec.networks[pool.network].ranges if r.version == pool.version)
-        size = sum(last - first + 1 for first, last in runs)
-        free[pool] = size - sum(_holds(runs, value) for value in values)
+        inside = sorted(values)
+        free[pool] = sum(
+            last - first + 1 - (bisect_right(inside, last) - bisect_left(inside, first))
+            for first, last in runs
+        )
     return used, free
 
 
@@ -64,8 +67,3 @@ def _merged(ranges: Iterable[Range]) -> list[Run]:
         else:
             runs.append((r.first, r.last))
     return runs
-
-
-def _holds(runs: list[Run], value: int) -> bool:
-    position = bisect_right(runs, value, key=lambda run: run[0])
-    return position > 0 and value <= runs[position - 1][1]

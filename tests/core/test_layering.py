@@ -12,6 +12,7 @@ ONLY = {
     "sqlite3": "store.py record.py",
     "iptc": "worker.py",
     "rich": "terminal.py",
+    "prometheus_client": "metrics.py",
 }
 UPPER = {
     "reconcile",
@@ -19,6 +20,7 @@ UPPER = {
     "commands",
     "options",
     "load",
+    "metrics",
     "attachment",
     "status",
     "teardown",
