@@ -27,6 +27,7 @@ from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import read_declared
 from reconciler.prospect import Prospect, Settings, absent_sysctls, held_once, takes_away
+from reconciler.troubles import note_troubles
 from reconciler.wall import Wall
 
 READS = 5
@@ -380,7 +381,9 @@ def reconcile(
                 set(prospect.spec.containers) | set(prospect.observed.containers)
             )
         done = [Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes]
-        return _report(prospect, done, started, dry=False, stopped=len(outcomes) < total)
+        report = _report(prospect, done, started, dry=False, stopped=len(outcomes) < total)
+        note_troubles(record, report, prospect, scope=only, now=time.time())
+        return report
 
 
 def _report(
