@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from reconciler import __version__, commands
 from reconciler.core.errors import UsageError
-from reconciler.options import Parser, common, guarded, need_privileges
+from reconciler.options import Parser, common, guarded, need_privileges, period
 
 
 def reconcile_main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     validate.add_argument("files", nargs="*", metavar="FILE")
     status = command("status", commands.run_status, "what is, what differs, where it was declared")
     status.add_argument("name", nargs="?")
+    status.add_argument("--all", action="store_true", help="every container, however many they are")
+    status.add_argument("--watch", action="store_true", help="follow live, until Ctrl-C")
+    status.add_argument("--interval", type=period, default=1.0, metavar="S",
+                        help="seconds between two looks (1)")  # fmt: skip
     wait = command("wait", commands.run_wait, "wait until containers or networks are ok")
     wait.add_argument("names", nargs="+", metavar="NAME")
     wait.add_argument("--timeout", type=float, default=60.0, metavar="S")

@@ -40,6 +40,17 @@ def _folder(text: str) -> str:
     return os.path.abspath(text)
 
 
+def period(text: str) -> float:
+    """Seconds between two looks, from the command line."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds up to a day")
+    return found
+
+
 def common() -> Parser:
     """The options that every command takes."""
     common = Parser(add_help=False)
