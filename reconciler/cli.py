@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from reconciler import __version__, commands
-from reconciler.options import Parser, common, guarded, need_privileges, seconds
+from reconciler.options import Parser, common, guarded, need_privileges, period
 
 
 def reconcile_main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def reconcile_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--once", action="store_true", help="one pass, then exit")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, change nothing")
     parser.add_argument("--check", action="store_true", help="as --dry-run; exit 3 if it differs")
-    parser.add_argument("--resync", type=seconds, default=60.0, metavar="SECONDS",
+    parser.add_argument("--resync", type=period, default=60.0, metavar="SECONDS",
         help="without --once: look at everything at least so often (60)")  # fmt: skip
     parser.add_argument("--metrics", metavar="ADDRESS",
         help="without --once: Prometheus metrics at HOST:PORT, or at the path of a unix socket")  # fmt: skip
@@ -70,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     validate.add_argument("files", nargs="*", metavar="FILE")
     status = command("status", commands.run_status, "what is, what differs, where it was declared")
     status.add_argument("name", nargs="?")
+    status.add_argument("--all", action="store_true", help="every container, however many they are")
+    status.add_argument("--watch", action="store_true", help="follow live, until Ctrl-C")
+    status.add_argument("--interval", type=period, default=1.0, metavar="S",
+                        help="seconds between two looks (1)")  # fmt: skip
     wait = command("wait", commands.run_wait, "wait until containers or networks are ok")
     wait.add_argument("names", nargs="+", metavar="NAME")
     wait.add_argument("--timeout", type=float, default=60.0, metavar="S")

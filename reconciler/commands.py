@@ -5,8 +5,11 @@ import contextlib
 import gc
 import json
 import os
+import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from reconciler.core.errors import RuncnetError, UsageError
@@ -146,29 +149,58 @@ def run_validate(options: argparse.Namespace) -> int:
 
 def run_status(options: argparse.Namespace) -> int:
     """`runcnet status`."""
-    from reconciler.status import status, table
+    from reconciler import status
+    from reconciler.overview import overview
 
     need_privileges()
-    found = status(look(options))
+    settings = settings_of(options)
+    if options.watch:
+        return _watch_status(options, partial(status.look, settings))
+    found = status.look(settings)
     if options.name:
-        for kind in ("networks", "containers"):
-            found[kind] = [one for one in found[kind] if one["name"] == options.name]
-        if not found["networks"] and not found["containers"]:
-            raise RuncnetError(f"{options.name}: nothing of that name is declared or stands")
-        found["firewall"], found["host"] = [], []
-    print(json.dumps(found) if options.json else table(found))
+        found = status.named(found, options.name)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        print(overview(found, now=time.time(), everything=options.all))
     states = [one["state"] for kind in ("networks", "containers") for one in found[kind]]
     return OK if all(state == "ok" for state in states) else FAILED
 
 
+def _watch_status(options: argparse.Namespace, look: Callable[[], dict[str, Any]]) -> int:
+    """Follow until SIGINT or SIGTERM."""
+    from reconciler.overview import board, change_line, summary
+    from reconciler.watching import as_json, looks
+
+    terminal = terminal_of(options)
+    # A screen that was drawn on is to be given back, whatever ends the program.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        redraws = terminal.redraws and not options.json
+        draw = stack.enter_context(terminal.screen()) if redraws else None
+        for count, seen in enumerate(looks(look, name=options.name, interval_s=options.interval)):
+            if draw is not None:
+                draw(partial(board, seen))
+                continue
+            if count == 0:
+                terminal.log("info", f"{summary(seen)}; a line for each change follows")
+            for change in seen.changes:
+                found = as_json(change, seen.time)
+                print(json.dumps(found) if options.json else change_line(change, seen.time))
+            sys.stdout.flush()
+    return OK
+
+
 def run_wait(options: argparse.Namespace) -> int:
     """`runcnet wait`."""
-    from reconciler.status import status
+    from reconciler import status
 
     need_privileges()
+    settings = settings_of(options)
     deadline = time.monotonic() + options.timeout
     while True:
-        found = status(look(options))
+        found = status.look(settings)
         states = {one["name"]: one["state"] for one in found["networks"] + found["containers"]}
         late = [name for name in options.names if states.get(name) != "ok"]
         if not late:

@@ -99,7 +99,7 @@ class Daemon:
                 raise RuncnetError(problem)
         timeout_s = self.settings.lock_timeout_s
         with (
-            lock.daemon_lock(self.settings.run_dir, timeout_s=timeout_s),
+            lock.daemon_lock(self.settings.run_dir, timeout_s),
             contextlib.ExitStack() as stack,
             self._signals() as woken,
         ):

@@ -18,6 +18,7 @@ from reconciler.part import Part, Widen
 from reconciler.prospect import Prospect, Settings, taking_away
 from reconciler.reconcile import READS, Pass
 from reconciler.terminal import Terminal
+from reconciler.troubles import note_troubles
 from reconciler.world import World
 
 MOTION = "files changed a moment ago; the next pass looks again"
@@ -252,6 +253,8 @@ class Keeper:
         self.agenda.failed(broken, now)
         self._guard(prospect, report, scope)
         self._tell(report, scope)
+        if self._books is not None:
+            note_troubles(self._books[1], report, prospect, scope=scope, now=time.time())
         self.meter.passed(kind, now - started, report)
         if self._oldest is not None and any(d.ok for d in report.operations):
             self.meter.repaired(now - self._oldest)

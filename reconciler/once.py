@@ -11,6 +11,7 @@ from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.prospect import Prospect, Settings, held_once
 from reconciler.reconcile import Pass
+from reconciler.troubles import note_troubles
 
 
 @contextlib.contextmanager
@@ -58,9 +59,10 @@ def reconcile(
         total = len(prospect.operations)
         one.progress = begin(total)
         outcomes = one.settle(prospect)
-        return report_of(
-            prospect, done(outcomes), started, dry=False, stopped=len(outcomes) < total
-        )
+        stopped = len(outcomes) < total
+        report = report_of(prospect, done(outcomes), started, dry=False, stopped=stopped)
+        note_troubles(record, report, prospect, scope=only, now=time.time())
+        return report
 
 
 def done(outcomes: Iterable[Outcome]) -> list[Done]:

@@ -40,15 +40,15 @@ def _folder(text: str) -> str:
     return os.path.abspath(text)
 
 
-def seconds(text: str) -> float:
-    """A number of seconds above 0, for argparse."""
+def period(text: str) -> float:
+    """Seconds between two looks, from the command line."""
     try:
-        value = float(text)
+        found = float(text)
     except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return value
+        found = 0.0
+    if not 0 < found <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds up to a day")
+    return found
 
 
 def common() -> Parser:

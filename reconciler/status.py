@@ -1,56 +1,175 @@
-"""What is, what differs, where it was declared: the answer of `runcnet status`."""
+"""What is, what differs, since when, where it was declared: the answer of `runcnet status`."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
+from reconciler.core.errors import RuncnetError
 from reconciler.core.names import mac_text
 from reconciler.core.rows import Space
+from reconciler.core.troubles import FILE, Mishap, Trouble
+from reconciler.host.lock import Serving, serving
 from reconciler.host.observe import busy_in
-from reconciler.prospect import Prospect
+from reconciler.once import opened
+from reconciler.prospect import Prospect, Settings
+from reconciler.reconcile import Pass
 
 
-def status(prospect: Prospect) -> dict[str, Any]:
+class History(NamedTuple):
+    """What the passes before have left, and whether a daemon makes them."""
+
+    troubles: Mapping[str, Trouble]
+    mishaps: tuple[Mishap, ...]
+    daemon: Serving | None
+
+
+def look(settings: Settings) -> dict[str, Any]:
+    """The object of `status --json`, from a fresh look at files and kernel; no lock is taken."""
+    with opened(settings, change=False) as (store, record):
+        history = History(
+            troubles=record.troubles(),
+            mishaps=tuple(record.mishaps()),
+            daemon=serving(settings.run_dir),
+        )
+        prospect = Pass(settings, store=store, record=record, changing=False).prospect()
+        return status(prospect, history)
+
+
+def rfc3339(when: float) -> str:
+    """Seconds since the epoch as `2026-01-31T12:03:04.567Z`."""
+    text = datetime.fromtimestamp(when, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def moment(text: str) -> float:
+    """The same the other way round."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+class _Judge:
+    """The state of every object, why, and since when."""
+
+    def __init__(self, prospect: Prospect, history: History) -> None:
+        self._prospect = prospect
+        self._history = history
+        self._waiting: dict[str, list[str]] = {}
+        for op in prospect.operations:
+            self._waiting.setdefault(op.object, []).append(f"to be done: {op.describe()}")
+        self._held: dict[str, list[str]] = {}
+        for one in prospect.plan.held:
+            self._held.setdefault(one.object, []).append(f"held back: {one.reason}")
+
+    def problems(self, name: str) -> list[str]:
+        """Why it is not as declared, causes first: also what the last pass met that tried."""
+        causes = list(self._prospect.problems.get(name, ()))
+        rest = [*self._held.get(name, ()), *self._waiting.get(name, ())]
+        trouble = self._history.troubles.get(name)
+        if trouble is not None and (causes or rest):
+            known = {" ".join(text.split()) for text in causes}
+            causes += [
+                f"at the last pass: {text}"
+                for text in trouble.text.split("\n")
+                if text not in known and not text.startswith("held back: ")
+            ]
+        return list(dict.fromkeys(causes + rest))
+
+    def verdict(self, name: str, default: str | None = None) -> dict[str, Any]:
+        """The keys `state`, `since` and `problems` of an object.
+
+        `default`: its state where the plan has none; None: that of something declared.
+        """
+        problems = self.problems(name)
+        planned = self._prospect.plan.states.get(name, default)
+        if planned is None:
+            planned = "failed" if problems and name.startswith("container/") else "ok"
+        state = "differs" if planned == "ok" and problems else planned
+        return {"state": state, "since": self.since(name, state), "problems": problems}
+
+    def since(self, name: str, state: str) -> str | None:
+        """Since when it is not as declared, as far as a pass has found it so."""
+        trouble = self._history.troubles.get(name)
+        return rfc3339(trouble.since) if trouble is not None and state != "ok" else None
+
+
+def status(prospect: Prospect, history: History) -> dict[str, Any]:
     """The object of `status --json`."""
-    waiting: dict[str, list[str]] = {}
-    for op in prospect.operations:
-        waiting.setdefault(op.object, []).append(f"to be done: {op.describe()}")
-    held: dict[str, list[str]] = {}
-    for one in prospect.plan.held:
-        held.setdefault(one.object, []).append(f"held back: {one.reason}")
-
-    def problems(name: str) -> list[str]:
-        found = [*prospect.problems.get(name, ()), *held.get(name, ()), *waiting.get(name, ())]
-        return list(dict.fromkeys(found))
-
-    def state(name: str, default: str) -> str:
-        planned = prospect.plan.states.get(name, default)
-        if planned == "ok" and problems(name):
-            return "differs"
-        return planned
-
+    judge = _Judge(prospect, history)
+    firewall, host = judge.problems("firewall"), judge.problems("host")
+    rejected: dict[str, list[str]] = {}
+    for rejection in prospect.rejections:
+        rejected.setdefault(rejection.place.file, []).append(str(rejection))
+    daemon = history.daemon
     return {
         "version": 1,
-        "networks": [
-            *(_network(prospect, name, state, problems) for name in sorted(prospect.spec.networks)),
-            *(
-                {"name": n, "type": "bridge", "bridge": link.name, "subnets": [], "members": 0,
-                 "state": state(f"network/{n}", "held"), "declared": None,
-                 "problems": problems(f"network/{n}")}
-                for n, link in prospect.observed.bridges.items()
-                if n not in prospect.spec.networks
-            ),
-            *(
-                {"name": n, "type": "routed", "bridge": None, "subnets": [], "members": 0,
-                 "state": state(f"network/{n}", "held"), "declared": None,
-                 "problems": problems(f"network/{n}")}
-                for n in sorted(_lost_routed(prospect))
-            ),
+        "daemon": {"pid": daemon.pid, "since": rfc3339(daemon.since)} if daemon else None,
+        "networks": _networks(prospect, judge.verdict),
+        "containers": _containers(prospect, judge.verdict),
+        "firewall": firewall,
+        "firewall_since": judge.since("firewall", "differs") if firewall else None,
+        "host": host,
+        "host_since": judge.since("host", "differs") if host else None,
+        "files": [
+            {
+                "name": file,
+                "state": "rejected",
+                "since": judge.since(FILE + file, "rejected"),
+                "problems": texts,
+            }
+            for file, texts in rejected.items()
         ],
-        "containers": _containers(prospect, state, problems),
-        "firewall": problems("firewall"),
-        "host": problems("host"),
         "rejected": [str(r) for r in prospect.rejections],
         "notes": [*prospect.notes, *prospect.wall.notes],
+        "errors": [
+            {"time": rfc3339(one.time), "object": one.object, "message": one.text}
+            for one in history.mishaps
+        ],
+    }
+
+
+def named(found: dict[str, Any], name: str) -> dict[str, Any]:
+    """That part of a status which is about the container or network of that name.
+
+    Raises RuncnetError where there is none.
+    """
+    part: dict[str, Any] = {
+        **found, "firewall": [], "firewall_since": None, "host": [], "host_since": None, "files": [],
     }  # fmt: skip
+    for kind in ("networks", "containers"):
+        part[kind] = [one for one in found[kind] if one["name"] == name]
+    if not part["networks"] and not part["containers"]:
+        raise absent(name)
+    part["errors"] = [error for error in found["errors"] if about(error["object"], name)]
+    return part
+
+
+def about(object_: str, name: str | None) -> bool:
+    """Whether an object (`container/web`) is the container or network of that name; None: any is."""
+    return name is None or object_ in (f"network/{name}", f"container/{name}")
+
+
+def absent(name: str | None) -> RuncnetError:
+    """The error for a name that nothing has."""
+    return RuncnetError(f"{name}: nothing of that name is declared or stands")
+
+
+_Verdict = Callable[..., dict[str, Any]]
+
+
+def _networks(prospect: Prospect, verdict: _Verdict) -> list[dict[str, Any]]:
+    result = [_network(prospect, name, verdict) for name in sorted(prospect.spec.networks)]
+
+    def lost(name: str, kind: str, bridge: str | None) -> None:
+        result.append(
+            {"name": name, "type": kind, "bridge": bridge, "subnets": [], "members": 0,
+             "declared": None, **verdict(f"network/{name}", "held")}
+        )  # fmt: skip
+
+    for name, link in prospect.observed.bridges.items():
+        if name not in prospect.spec.networks:
+            lost(name, "bridge", link.name)
+    for name in sorted(_lost_routed(prospect)):
+        lost(name, "routed", None)
+    return result
 
 
 def _lost_routed(prospect: Prospect) -> set[str]:
@@ -60,7 +179,7 @@ def _lost_routed(prospect: Prospect) -> set[str]:
     return names - prospect.spec.networks.keys() - wanted
 
 
-def _network(prospect: Prospect, name: str, state: Any, problems: Any) -> dict[str, Any]:
+def _network(prospect: Prospect, name: str, verdict: _Verdict) -> dict[str, Any]:
     network = prospect.spec.networks[name]
     members = sum(
         any(i.network == name for i in c.interfaces) for c in prospect.spec.containers.values()
@@ -71,13 +190,12 @@ def _network(prospect: Prospect, name: str, state: Any, problems: Any) -> dict[s
         "bridge": network.bridge or None,
         "subnets": [str(s) for s in network.subnets],
         "members": members,
-        "state": state(f"network/{name}", "ok"),
         "declared": str(network.place),
-        "problems": problems(f"network/{name}"),
+        **verdict(f"network/{name}"),
     }
 
 
-def _containers(prospect: Prospect, state: Any, problems: Any) -> list[dict[str, Any]]:
+def _containers(prospect: Prospect, verdict: _Verdict) -> list[dict[str, Any]]:
     busy = busy_in(prospect.observed)
     result = []
     for container in prospect.spec.containers.values():
@@ -90,10 +208,9 @@ def _containers(prospect: Prospect, state: Any, problems: Any) -> list[dict[str,
                 "mode": container.mode,
                 "interfaces": _interfaces(prospect, container.name),
                 "ports": [str(p) for p in container.ports],
-                "state": state(name, "failed" if problems(name) else "ok"),
                 "declared": str(container.place),
                 "pids": list(busy(container.name)),
-                "problems": problems(name),
+                **verdict(name),
             }
         )
     for seen in prospect.observed.containers.values():
@@ -107,10 +224,9 @@ def _containers(prospect: Prospect, state: Any, problems: Any) -> list[dict[str,
                 "mode": "network",
                 "interfaces": _interfaces(prospect, seen.name),
                 "ports": [],
-                "state": state(name, "held"),
                 "declared": None,
                 "pids": list(busy(seen.name)),
-                "problems": problems(name),
+                **verdict(name, "held"),
             }
         )
     return result
@@ -148,52 +264,4 @@ def _interfaces(prospect: Prospect, name: str) -> list[dict[str, Any]]:
 def _carried(space: Space, index: int) -> list[str]:
     return [
         str(a.address) for a in space.addresses if a.index == index and not a.address.is_link_local
-    ]
-
-
-def table(found: dict[str, Any]) -> str:
-    """The same for people."""
-    lines: list[str] = []
-    rows: list[tuple[str, ...]]
-    if found["networks"]:
-        rows = [("NETWORK", "STATE", "BRIDGE", "SUBNETS", "MEMBERS", "DECLARED")]
-        rows += [
-            (n["name"], n["state"], n["bridge"] or "(routed)", ",".join(n["subnets"]), str(n["members"]),
-             n["declared"] or "-")
-            for n in found["networks"]
-        ]  # fmt: skip
-        lines += _aligned(rows)
-    if found["containers"]:
-        rows = [("CONTAINER", "STATE", "INTERFACES", "PIDS", "DECLARED")]
-        rows += [
-            (c["name"], c["state"], _shown(c), ",".join(str(p) for p in c["pids"][:3]) or "-",
-             c["declared"] or "-")
-            for c in found["containers"]
-        ]  # fmt: skip
-        lines += ["", *_aligned(rows)]
-    troubles = [
-        f"{kind} {one['name']}: {text}"
-        for kind in ("network", "container")
-        for one in found[f"{kind}s"]
-        for text in one["problems"]
-    ]
-    troubles += [f"{kind}: {text}" for kind in ("firewall", "host") for text in found[kind]]
-    if troubles:
-        lines += ["", *troubles]
-    return "\n".join(lines) if lines else "nothing is declared, and nothing stands"
-
-
-def _shown(container: dict[str, Any]) -> str:
-    if container["mode"] != "network":
-        return container["mode"]  # type: ignore[no-any-return]
-    return "; ".join(
-        " ".join([i["name"], *i["addresses"], "in", i["network"]]) for i in container["interfaces"]
-    )
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
     ]

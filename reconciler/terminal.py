@@ -1,14 +1,17 @@
 """What people see: plan lines, colour, a progress bar, log lines on stderr."""
 
+import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from reconciler.core.report import Report, line, summary
 
+Lines = list[tuple[str, str]]
+"""Lines and the colour of each; empty: none."""
 COLOURS = {"create": "32", "update": "33", "remove": "31", "bad": "31", "dim": "2"}
 BAR_FROM = 200
 """Operations from which a progress bar is worth its import."""
@@ -72,3 +75,31 @@ class Terminal:
         bar.start()
         self.finish = bar.stop
         return lambda count: bar.advance(task, count)
+
+    @property
+    def redraws(self) -> bool:
+        """Whether stdout is a terminal that can be drawn on again and again."""
+        return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+    @contextlib.contextmanager
+    def screen(self) -> Iterator[Callable[[Callable[[int], Lines]], None]]:
+        """The whole terminal, given back at the end.
+
+        Yields what draws on it: it is handed a function from the height in lines to the lines;
+        each is cut at the width.
+        """
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        console = Console(highlight=False)
+        styles = {"bad": "red", "dim": "dim"} if self.colour else {}
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+
+            def draw(compose: Callable[[int], Lines]) -> None:
+                text = Text(no_wrap=True, overflow="ellipsis")
+                for line, colour in compose(console.size.height):
+                    text.append(f"{line}\n", style=styles.get(colour, ""))
+                live.update(text, refresh=True)
+
+            yield draw

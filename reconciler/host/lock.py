@@ -1,4 +1,7 @@
-"""One writer: a lock on the run dir, one in the state dir, and a socket name for the namespace."""
+"""One writer: a lock on the run dir, one in the state dir, and a socket name for the namespace.
+
+A daemon holds one more for its life, `daemon.lock`, which says that it is there and keeps a second one out.
+"""
 
 import contextlib
 import errno
@@ -6,18 +9,37 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from reconciler.core.errors import LockedError
 from reconciler.host.files import own_directory
 
 PAUSE_S = 0.05
-DAEMON = "daemon.lock"
 SOCKET = "\0runcnet"
 """An abstract unix socket name is unique in a network namespace, whatever folders are used."""
+DAEMON_FILE = "daemon.lock"
+GLANCE_S = 0.25
+"""Who looks whether a daemon is there holds its lock for an instant: no daemon gives up for that."""
 
 
-def _take(path: str, deadline: float) -> int:
+class Serving(NamedTuple):
+    """A daemon that is there."""
+
+    pid: int
+    since: float
+    """Seconds since the epoch."""
+
+
+def _by_another_run(path: str, holder: str) -> str:
+    return (
+        f"{path} is held by another run{f' ({holder})' if holder else ''} "
+        "(wait for it, or give --lock-timeout more seconds)"
+    )
+
+
+def _take(path: str, deadline: float, refusal: Callable[[str, str], str]) -> int:
+    """A descriptor that holds the lock. `refusal` words the error, from path and holder."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     while True:
         try:
@@ -27,11 +49,14 @@ def _take(path: str, deadline: float) -> int:
             if time.monotonic() >= deadline:
                 holder = os.pread(fd, 100, 0).decode("ascii", "replace").strip()
                 os.close(fd)
-                raise LockedError(
-                    f"{path} is held by another run{f' ({holder})' if holder else ''} "
-                    "(wait for it, or give --lock-timeout more seconds)"
-                ) from None
+                raise LockedError(refusal(path, holder)) from None
         time.sleep(PAUSE_S)
+
+
+def _sign(fd: int) -> None:
+    """Write down who holds it."""
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
 
 
 def _bind(deadline: float) -> socket.socket:
@@ -60,22 +85,55 @@ def hold(run_dir: str, state_dir: str, *, timeout_s: float) -> Iterator[None]:
     own_directory(state_dir, 0o700)
     with contextlib.ExitStack() as stack:
         for folder in (run_dir, state_dir):
-            fd = _take(os.path.join(folder, "lock"), deadline)
+            fd = _take(os.path.join(folder, "lock"), deadline, _by_another_run)
             stack.callback(os.close, fd)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
+            _sign(fd)
         stack.enter_context(_bind(deadline))
         yield
 
 
 @contextlib.contextmanager
-def daemon_lock(run_dir: str, *, timeout_s: float) -> Iterator[None]:
-    """Held by a daemon for its life. Raises LockedError where another one serves `run_dir`."""
+def daemon_lock(run_dir: str, timeout_s: float) -> Iterator[None]:
+    """Say for as long as this is held that a daemon serves `run_dir`.
+
+    Raises LockedError, naming its pid, where another one still does after `timeout_s` seconds.
+    """
+
+    def refusal(_: str, holder: str) -> str:
+        who = f" ({holder})" if holder else ""
+        return f"a daemon{who} serves {run_dir} already (stop it, or give another --run-dir)"
+
     own_directory(run_dir, 0o755)
-    fd = _take(os.path.join(run_dir, DAEMON), time.monotonic() + timeout_s)
+    deadline = time.monotonic() + max(timeout_s, GLANCE_S)
+    fd = _take(os.path.join(run_dir, DAEMON_FILE), deadline, refusal)
     try:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
+        _sign(fd)
         yield
     finally:
+        # Who looks between the next daemon's lock and its signature must not read ours.
+        os.ftruncate(fd, 0)
         os.close(fd)
+
+
+def serving(run_dir: str) -> Serving | None:
+    """The daemon that serves `run_dir`. It is looked at, never waited for."""
+    try:
+        fd = os.open(os.path.join(run_dir, DAEMON_FILE), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        word, _, number = os.pread(fd, 100, 0).decode("ascii", "replace").strip().partition(" ")
+        if word != "pid" or not number.isdecimal():
+            return None  # it has not signed yet
+        return Serving(pid=int(number), since=os.fstat(fd).st_mtime)
+    finally:
+        os.close(fd)
+
+
+def daemon_pid(run_dir: str) -> int | None:
+    """The pid of the daemon that serves `run_dir`; None: there is none."""
+    found = serving(run_dir)
+    return found.pid if found else None

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from reconciler.core.errors import StoreError
+from reconciler.core.troubles import Mishap, News, Trouble
 from reconciler.host.files import own_directory
 from reconciler.host.machine import boot_id
 
@@ -24,7 +25,11 @@ CREATE TABLE IF NOT EXISTS gateway (address TEXT PRIMARY KEY, network TEXT) WITH
 CREATE TABLE IF NOT EXISTS seal (container TEXT PRIMARY KEY, wanted BLOB, seen INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS leaving (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scene (boot TEXT, cookie INTEGER);
+CREATE TABLE IF NOT EXISTS trouble (object TEXT PRIMARY KEY, since REAL, text TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mishap (serial INTEGER PRIMARY KEY, time REAL, object TEXT, text TEXT);
 """
+MISHAPS = 100
+"""So many of the last ones are kept."""
 
 
 class Record:
@@ -99,6 +104,37 @@ class Record:
         rows = [(container, *seal) for container, seal in seals.items()]
         self._write("INSERT OR REPLACE INTO seal VALUES (?, ?, ?)", rows)
         self._write("DELETE FROM seal WHERE container=?", [(name,) for name in gone])
+
+    def troubles(self) -> dict[str, Trouble]:
+        """Object → since when it is not as declared, and why."""
+        rows = self._db.execute("SELECT object, since, text FROM trouble")
+        return {name: Trouble(since=since, text=text) for name, since, text in rows}
+
+    def mishaps(self) -> list[Mishap]:
+        """What went wrong lately, the last one last."""
+        rows = self._db.execute("SELECT time, object, text FROM mishap ORDER BY serial")
+        return [Mishap(time=time, object=name, text=text) for time, name, text in rows]
+
+    def note_news(self, news: News) -> None:
+        """Write down what a pass found new, all of it at once; nothing where nothing is."""
+        if not news:
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany(
+            "INSERT OR REPLACE INTO trouble VALUES (?, ?, ?)",
+            [(name, one.since, one.text) for name, one in news.troubles.items()],
+        )
+        self._db.executemany(
+            "DELETE FROM trouble WHERE object=?", [(name,) for name in news.mended]
+        )
+        self._db.executemany(
+            "INSERT INTO mishap (time, object, text) VALUES (?, ?, ?)",
+            [(one.time, one.object, one.text) for one in news.mishaps],
+        )
+        self._db.execute(
+            "DELETE FROM mishap WHERE serial <= (SELECT max(serial) FROM mishap) - ?", (MISHAPS,)
+        )
+        self._db.execute("COMMIT")
 
     def adopt(
         self,
@@ -200,6 +236,7 @@ def _read_only(path: str, scene: tuple[str, int]) -> tuple[sqlite3.Connection, b
         with contextlib.closing(source), contextlib.suppress(sqlite3.DatabaseError):
             source.backup(memory)
     if _matches(memory, scene):
+        memory.executescript(SCHEMA)  # an older release made fewer tables
         return memory, True
     memory.close()
     memory = sqlite3.connect(":memory:", isolation_level=None)

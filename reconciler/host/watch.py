@@ -79,7 +79,7 @@ class Watch(FileSystemEventHandler):
         with contextlib.suppress(BlockingIOError):
             while os.read(self._bell, 4096):
                 pass
-        files, all_ = set(), False
+        files, all_, replaced = set(), False, set()
         while self._heard:
             path = self._heard.popleft()
             folder, name = os.path.split(path)
@@ -87,9 +87,11 @@ class Watch(FileSystemEventHandler):
                 files.add(path)
             elif folder in self._folders and os.path.lexists(path) and _leads_on(path):
                 all_ = True  # `..data` and the like: what files are links to
-            elif not path or path in self._folders or folder in self._beyond:
+            elif path in self._folders:
+                replaced.add(path)
+            elif not path or folder in self._beyond:
                 all_ = True
-        return None if self._renew() or all_ else frozenset(files)
+        return None if self._renew(replaced) or all_ else frozenset(files)
 
     def follow(self, files: Collection[str]) -> None:
         """Watch as well where those of these files that are links lead to."""
@@ -148,12 +150,15 @@ class Watch(FileSystemEventHandler):
             with contextlib.suppress(KeyError, OSError):
                 self._observer.unschedule(watch)
 
-    def _renew(self) -> bool:
-        """Watch folders anew that are others than they were; whether there were such."""
+    def _renew(self, replaced: Collection[str]) -> bool:
+        """Watch folders anew that are others than they were; whether there were such.
+
+        Those of which it was heard that they came or went are: an inode number is soon used again.
+        """
         different = False
         for folder, known in self._folders.items():
             now = _identity(folder)
-            if now == known:
+            if now == known and folder not in replaced:
                 continue
             different = True
             self._folders[folder] = now

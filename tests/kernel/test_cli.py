@@ -61,7 +61,7 @@ def test_status_is_as_promised(bare: PrivateHost) -> None:
     )
     assert found["networks"][0] == {
         "name": "n", "type": "bridge", "bridge": "n", "subnets": ["10.5.0.0/24"], "members": 1,
-        "state": "ok", "declared": f"{path}:1", "problems": [],
+        "state": "ok", "since": None, "declared": f"{path}:1", "problems": [],
     }  # fmt: skip
     bare.sh("ip -n a link set eth0 down")
     differs = bare.runcnet("status", "a", "--json", check=False).report["containers"][0]
