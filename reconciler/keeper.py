@@ -283,7 +283,7 @@ class Keeper:
         for one in report.operations:
             if one.ok is False:
                 now.setdefault(one.operation.object, []).append(
-                    f"{line(one.operation)[3:]}: {one.error}"
+                    f"{line(one.operation)[2:]}: {one.error}"
                 )
         for name, texts in report.problems.items():
             now.setdefault(name, []).extend(f"{name.replace('/', ' ', 1)}: {t}" for t in texts)

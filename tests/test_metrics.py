@@ -333,6 +333,20 @@ def test_a_crowd_does_not_take_descriptors_without_end(tmp_path: Path) -> None:
     assert 1 <= count - (len(crowd) + 1) <= CLIENTS
 
 
+def test_a_client_has_its_time_however_long_nobody_came(tmp_path: Path) -> None:
+    """The time counts from when a client is let in, not from when it was last looked for one."""
+    patience_s = 0.3
+    with served(tmp_path / "m.sock", patience_s=patience_s) as path:
+        assert fetch(path)[0] == 200
+        idle_since = time.monotonic()
+        wait_for(lambda: time.monotonic() > idle_since + 2 * patience_s)
+        # Such a client is slow enough to meet the next look at the deadlines.
+        with dial(path) as sock:
+            sock.sendall(b"GET /metrics HTTP/1.1\r\n")
+            sock.sendall(b"\r\n")
+            assert read_all(sock).startswith(b"HTTP/1.1 200")
+
+
 def test_bytes_that_trickle_in_buy_no_time(tmp_path: Path) -> None:
     with served(tmp_path / "m.sock", patience_s=0.3) as path, dial(path) as sock:
         sock.settimeout(0.02)

@@ -125,7 +125,9 @@ class PageServer:
             dates = [client.deadline for client in clients.values()]
             dates += [resume] if resume > now else []
             wait_ms = math.ceil((min(dates) - now) * 1000) if dates else None
-            for fd, _ in poll.poll(wait_ms):
+            ready = poll.poll(wait_ms)
+            now = time.monotonic()
+            for fd, _ in ready:
                 if fd == self._wake:
                     for client in clients.values():
                         client.socket.close()

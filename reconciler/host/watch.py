@@ -18,6 +18,7 @@ from watchdog.events import (
     FileClosedEvent,
     FileCreatedEvent,
     FileDeletedEvent,
+    FileModifiedEvent,
     FileMovedEvent,
     FileSystemEvent,
     FileSystemEventHandler,
@@ -28,7 +29,7 @@ from watchdog.observers.polling import PollingObserver
 
 from reconciler.host.yamlfile import is_definition
 
-HEARD = [
+HEARD: list[type[FileSystemEvent]] = [
     FileCreatedEvent, FileClosedEvent, FileDeletedEvent, FileMovedEvent, FileAttribEvent,
     DirCreatedEvent, DirDeletedEvent, DirMovedEvent,
 ]  # fmt: skip
@@ -49,7 +50,8 @@ class Watch(FileSystemEventHandler):
         self._bell, self._button = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._log = _Overflow(self)
         logging.getLogger("watchdog").addHandler(self._log)
-        self._observer: BaseObserver = Observer()
+        self._observer: BaseObserver
+        self._heed = list(HEARD)
         self._watches: dict[str, ObservedWatch] = {}
         self._beyond: set[str] = set()
         """Folders that links in the watched ones lead to."""
@@ -116,18 +118,24 @@ class Watch(FileSystemEventHandler):
 
     def _begin(self) -> None:
         try:
-            self._observer.start()
-            self._watch_all()
+            self._start(Observer())
         except OSError as error:
             self._say(
                 f"no inotify ({error.strerror}): the folders are looked at every {POLL_S:g} s "
                 "(raise fs.inotify.max_user_instances and fs.inotify.max_user_watches)"
             )
-            self._observer.stop()
-            self._observer = PollingObserver(timeout=POLL_S)
-            self._watches = {}
-            self._observer.start()
+            self._heed.append(FileModifiedEvent)  # who polls does not see that a file was closed
+            self._start(PollingObserver(timeout=POLL_S))
+
+    def _start(self, observer: BaseObserver) -> None:
+        self._observer = observer
+        self._watches = {}
+        observer.start()
+        try:
             self._watch_all()
+        except OSError:
+            observer.stop()
+            raise
 
     def _watch_all(self) -> None:
         for folder in self._folders:
@@ -140,7 +148,7 @@ class Watch(FileSystemEventHandler):
             return
         with contextlib.suppress(FileNotFoundError):  # it went just now
             self._watches[folder] = self._observer.schedule(
-                self, folder, event_filter=list(HEARD), follow_symlink=True
+                self, folder, event_filter=self._heed, follow_symlink=True
             )
 
     def _unwatch(self, folder: str) -> None:

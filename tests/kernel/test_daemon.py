@@ -327,16 +327,16 @@ def test_one_that_fails_rests_and_the_others_do_not_wait(bare: PrivateHost) -> N
 def test_a_stop_is_quick_and_a_restart_touches_nothing(bare: PrivateHost) -> None:
     bare.write("a.yaml", BASE)
     with bare.daemon() as daemon:
-        before = bare.ip("link"), bare.ip("addr")
+        before = bare.sh("ip -o link; ip -o addr; ip route").out
         assert daemon.stop(2.0) == 0
-    assert (bare.ip("link"), bare.ip("addr")) == before
+    assert bare.sh("ip -o link; ip -o addr; ip route").out == before
     watch = bare.start("ip", "monitor", "link", "address", "route")
     with bare.daemon(log="again.log") as again:
         again.stop()
-        assert "container" not in again.log
+        assert again.log.count("\n") == 2, again.log  # that it watches, and that it stopped
     watch.terminate()
     assert watch.communicate(timeout=10)[0] == ""
-    assert (bare.ip("link"), bare.ip("addr")) == before
+    assert bare.sh("ip -o link; ip -o addr; ip route").out == before
 
 
 def test_a_second_daemon_says_who_serves(bare: PrivateHost) -> None:
@@ -414,7 +414,8 @@ def test_without_inotify_it_polls_and_says_so(bare: PrivateHost) -> None:
         wait_for(lambda: "watching" in log.read_text(), 30.0, log.read_text())
         assert "no inotify" in log.read_text()
         bare.write("z.yaml", EXTRA)
-        wait_for(lambda: "+ container extra" in log.read_text(), 10.0)
+        # There the kernel refuses a sysctl: that it was heard of is what counts.
+        wait_for(lambda: "container extra" in log.read_text(), 10.0)
     finally:
         child.terminate()
         child.wait(10)
