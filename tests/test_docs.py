@@ -1,13 +1,15 @@
-"""What the documents show is true: YAML loads, commands parse."""
+"""What the documents show is true: YAML loads, commands parse, units are good."""
 
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.core.documents import loaded, messages
+from tests.support import need, unitfile
 from tests.support.host import ENTRY, ROOT
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,6 +57,18 @@ def test_every_option_is_documented() -> None:
             "--quiet",
         }:
             assert option in text, option
+
+
+def test_unit_files_in_the_documents_are_good(tmp_path: Path) -> None:
+    need.program("systemd-analyze")
+    units = {path.name: path.read_text() for path in (unitfile.SERVICE, unitfile.TARGET)}
+    shown = dict(
+        re.fullmatch(r"# /etc/systemd/system/(\S+)\n(.*)", block, re.S).groups()  # type: ignore[union-attr]
+        for _, block in blocks("ini")
+    )
+    assert len(shown) >= 2
+    done = unitfile.verify(tmp_path, units | shown)
+    assert (done.code, done.err) == (0, "")
 
 
 def test_links_between_documents_lead_somewhere() -> None:
