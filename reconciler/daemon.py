@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import msgspec
 
 from reconciler.core.agenda import ALL, Agenda
-from reconciler.core.errors import LockedError, RuncnetError
+from reconciler.core.errors import LockedError, UsageError
 from reconciler.core.meter import Meter
 from reconciler.core.room import room
 from reconciler.host import lock, netns
@@ -92,11 +92,11 @@ class Daemon:
         self._next_resync = 0.0
 
     def run(self) -> int:
-        """Serve. Raises LockedError where another daemon does, RuncnetError where it would be in vain."""
+        """Serve. Raises LockedError where another daemon does, UsageError where it would be in vain."""
         if not self.how.private_mounts:
             problem = hidden(self.settings.netns_dir)
             if problem:
-                raise RuncnetError(problem)
+                raise UsageError(problem)  # to try again would be in vain
         timeout_s = self.settings.lock_timeout_s
         with (
             lock.daemon_lock(self.settings.run_dir, timeout_s),
