@@ -11,12 +11,14 @@ import random
 import select
 import signal
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 
 from reconciler.core.agenda import ALL, Agenda
-from reconciler.core.errors import LockedError, UsageError
+from reconciler.core.errors import LockedError, RuncnetError, UsageError
 from reconciler.core.meter import Meter
 from reconciler.core.room import room
 from reconciler.host import lock, netns
@@ -87,6 +89,8 @@ class Daemon:
         self._locked_since: float | None = None
         self._locked_until = 0.0
         self._mounts_rang = False
+        self._said = ""
+        """What last stopped a pass."""
         self._pidfds: dict[int, str] = {}
         self._next_check = 0.0
         self._next_resync = 0.0
@@ -161,7 +165,7 @@ class Daemon:
                 self._drain_signals()
         if self.keeper.world is None:
             return
-        self._after_pass(time.monotonic())
+        self._after_pass()
         now = time.monotonic()
         self._next_check = now + CHECK_S
         self._next_resync = now + self.how.resync_s
@@ -196,7 +200,7 @@ class Daemon:
         if self._files_since is not None and now >= self._files_due():
             self._read_files(now)
         if now >= self._next_check:
-            self.keeper.check()
+            self._guarded(self.keeper.check)
             spent = time.monotonic() - now
             self._next_check = now + max(CHECK_S, spent / CHECK_SHARE)
         if now >= self._next_resync:
@@ -291,12 +295,35 @@ class Daemon:
         if due == {ALL} and not whole:
             return
         try:
-            self.keeper.work(due, whole=whole)
+            done = self._guarded(partial(self.keeper.work, due, whole=whole))
         except LockedError:
             self._locked(now)
             return
         self._locked_since = None
-        self._after_pass(now)
+        if done:
+            self._after_pass()
+
+    def _guarded(self, work: Callable[[], None]) -> bool:
+        """Do it; whatever stops it is said, and everything looked at again after a rest."""
+        try:
+            work()
+            self._said = ""
+            return True
+        except LockedError:
+            raise
+        except (RuncnetError, OSError) as error:
+            text = str(error)
+        except (
+            Exception
+        ):  # a mistake of ours: what stands is served on, and the next look is a fresh one
+            text = traceback.format_exc()
+        if text != self._said:
+            self.terminal.log("error", text)
+            self._said = text
+        self.keeper.close()
+        self.agenda.seen(None)
+        self.agenda.failed([ALL], time.monotonic())
+        return False
 
     def _locked(self, now: float) -> None:
         self._locked_until = now + LOCKED_S
@@ -306,7 +333,7 @@ class Daemon:
             self.terminal.log("warning", "another run holds the lock; what is due waits for it")
             self._locked_since = now + 1e9  # said once
 
-    def _after_pass(self, began: float) -> None:
+    def _after_pass(self) -> None:
         now = time.monotonic()
         world = self.keeper.world
         if world is None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection
 
 from reconciler.core.agenda import ALL, Agenda
+from reconciler.core.leases import Book
 from reconciler.core.meter import Meter
 from reconciler.core.report import Report, line
 from reconciler.host import lock, rtnl
@@ -57,6 +58,10 @@ class Keeper:
         self._versions: tuple[object, ...] = ()
         self.last_whole_s: float | None = None
         """How long a whole pass took that has just ended."""
+        self._edited: set[str] = set()
+        """Containers whose declaration has changed since they were last looked at."""
+        self._unwritten: dict[str, bytes | None] = {}
+        """Files that say something else than the state dir remembers (None: they are gone)."""
         self._reads = 0
         self._oldest: float | None = None
         self._told: dict[str, tuple[str, ...]] = {}
@@ -100,6 +105,8 @@ class Keeper:
         names = self.world.differing(declared)
         if names is not None:
             self.world.declared = declared
+            self._unwritten |= {file: declared.contents.get(file) for file in files}
+            self._edited |= {name.partition("/")[2] for name in names}
         return names
 
     # -- passes ---------------------------------------------------------------------------------
@@ -167,6 +174,8 @@ class Keeper:
                 prospect = one.look(restless=MOTION)
                 self.agenda.postpone([ALL], time.monotonic() + restless_s)
             self._reads = 0
+            self._unwritten.clear()
+            self._edited.clear()
             one.keep_books(prospect, old)
         outcomes = one.settle(prospect)
         if self.world is None:
@@ -211,17 +220,30 @@ class Keeper:
             part, prospect = prepared(names)
             if taking_away(prospect.plan):
                 raise Widen("what is to be taken away has changed")
-        part.keep_books(prospect, world.book)
+        self._write_books(store, prospect, world.book)
         outcomes = part.settle(prospect)
         world.learn(prospect, part.seen, part.names)
-        crowd = {
-            o.operation.object.partition("/")[2]
-            for o in outcomes
-            if o.operation.action != "update" or type(o.operation).__name__ == "MoveLease"
+        crowd = self._edited & part.names
+        self._edited -= crowd
+        crowd |= {
+            o.operation.object.partition("/")[2] for o in outcomes if o.operation.action != "update"
         }
         if crowd:
             self.agenda.postpone(world.fellows(crowd), time.monotonic() + FELLOWS_S)
         self._close_pass("part", prospect, outcomes, started, scope=names)
+
+    def _write_books(self, store: Store, prospect: Prospect, old: Book) -> None:
+        """Leases, and what files said when they last loaded; before the kernel is changed."""
+        new = prospect.assignment.book
+        if new is old or new == old:
+            new = old
+        if new is old and not self._unwritten:
+            return
+        with store.transaction():
+            store.save_book(old, new)
+            fresh = {f: c for f, c in self._unwritten.items() if c is not None}
+            store.remember(fresh, forget=self._unwritten.keys() - fresh.keys())
+        self._unwritten.clear()
 
     def _close_pass(
         self,
@@ -248,9 +270,8 @@ class Keeper:
             known = own in (declared.containers if kind_of == "container" else declared.networks)
             if known or state != "ok":
                 self.world.states[name] = state
-        looked_at = scope if scope is not None else {*self.world.states, "firewall", "host"}
-        self.agenda.fine(looked_at - broken)
-        self.agenda.failed(broken, now)
+        self.agenda.fine(scope, but=broken)
+        self.agenda.failed(self._to_try_again(broken), now)
         self._guard(prospect, report, scope)
         self._tell(report, scope)
         if self._books is not None:
@@ -258,6 +279,19 @@ class Keeper:
         self.meter.passed(kind, now - started, report)
         if self._oldest is not None and any(d.ok for d in report.operations):
             self.meter.repaired(now - self._oldest)
+
+    def _to_try_again(self, broken: Collection[str]) -> set[str]:
+        """What failed for itself: members of a network that failed are tried again with it."""
+        assert self.world is not None
+        containers = self.world.declared.loaded.spec.containers
+        networks = {n.partition("/")[2] for n in broken if n.startswith("network/")}
+        return {
+            name
+            for name in broken
+            if (container := containers.get(name.partition("/")[2])) is None
+            or not name.startswith("container/")
+            or not any(i.network in networks for i in container.interfaces)
+        }
 
     def _guard(self, prospect: Prospect, report: Report, scope: frozenset[str] | None) -> None:
         """Remember who is held back because it is in use: it goes when the last process has left."""
@@ -286,10 +320,10 @@ class Keeper:
                     f"{line(one.operation)[2:]}: {one.error}"
                 )
         for name, texts in report.problems.items():
-            now.setdefault(name, []).extend(f"{name.replace('/', ' ', 1)}: {t}" for t in texts)
+            now.setdefault(name, []).extend(f"{_called(name)}: {text}" for text in texts)
         for held in report.held:
             if MOTION not in held.reason:
-                text = f"{held.object.replace('/', ' ', 1)} is held back: {held.reason}"
+                text = f"{_called(held.object)} is held back: {held.reason}"
                 now.setdefault(held.object, []).append(text)
         for rejection in report.rejections if scope is None else ():
             now.setdefault(rejection.place.file, []).append(str(rejection))
@@ -305,7 +339,7 @@ class Keeper:
         for name in [n for n in self._told if n not in now and (scope is None or n in scope)]:
             del self._told[name]
             if name != "notes":
-                self.terminal.log("info", f"{name.replace('/', ' ', 1)} is fine again", object=name)
+                self.terminal.log("info", f"{_called(name)} is fine again", object=name)
 
     # -- checks of what the kernel does not announce -----------------------------------------------
 
@@ -323,3 +357,8 @@ class Keeper:
             seen = dict(zip(names, values or (), strict=False))
             if any(seen.get(key) != value for key, value in spots[name].sysctls):
                 self.agenda.mark([f"container/{name}"], now)
+
+
+def _called(name: str) -> str:
+    """An object as people call it; a file by its path."""
+    return name if name.startswith("/") else name.replace("/", " ", 1)

@@ -17,7 +17,6 @@ from reconciler.core.resolver import Hosts
 from reconciler.core.standing import standing_addresses
 from reconciler.core.wanted import Desired
 from reconciler.load import Declared
-from reconciler.prospect import Prospect
 from reconciler.reconcile import FEW, Pass
 from reconciler.wall import Wall
 from reconciler.world import World
@@ -140,9 +139,3 @@ class Part(Pass):
         world = self.world
         addresses = {**world.addresses, **assignment.addresses}
         return lambda: Hosts(world.declared.loaded.spec, addresses)
-
-    def keep_books(self, prospect: Prospect, old: Book) -> None:
-        """Write leases where they changed; before the kernel is changed."""
-        if prospect.assignment.book is not old and prospect.assignment.book != old:
-            with self.store.transaction():
-                self.store.save_book(old, prospect.assignment.book)

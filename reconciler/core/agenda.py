@@ -51,9 +51,9 @@ class Agenda:
             rest = now + pause * (0.75 + self._dice() / 2)
             self._resting[name] = self._later[name] = rest
 
-    def fine(self, names: Iterable[str]) -> None:
-        """These are as they should be: the next failure rests as long as a first one."""
-        for name in names:
+    def fine(self, names: Iterable[str] | None, *, but: Collection[str] = ()) -> None:
+        """These (None: all) are as they should be, `but` a few: a new failure rests as long as a first."""
+        for name in set(self._pauses if names is None else names) - set(but):
             self._pauses.pop(name, None)
             self._resting.pop(name, None)
             self._later.pop(name, None)

@@ -3,8 +3,9 @@
 import fcntl
 import json
 import os
+import sys
 
-from tests.support.host import ROOT, PrivateHost
+from tests.support.host import PrivateHost
 
 TEXT = "networks: {n: {subnets: 10.5.0.0/24}}\ncontainers: {a: {interfaces: n}, b: {mode: none}}\n"
 
@@ -134,7 +135,7 @@ def test_a_lock_that_is_held_is_waited_for_and_named(bare: PrivateHost) -> None:
 
 
 def test_wrong_command_lines_are_64(bare: PrivateHost) -> None:
-    for words in ([], ["--once", "--firewall", "pf"], ["--once", "--max-removals", "x"], ["--what"],
+    for words in (["--resync", "0"], ["--once", "--firewall", "pf"], ["--once", "--max-removals", "x"], ["--what"],
                   ["--once", "--firewall", "nftables"]):  # fmt: skip
         run = bare.run(*bare.command("runcnet-reconcile", *words), check=False)
         assert run.code == 64 and run.err and "Traceback" not in run.err
@@ -167,8 +168,7 @@ def test_nothing_to_do_imports_nothing_heavy(bare: PrivateHost) -> None:
         "import sys; from reconciler.cli import reconcile_main; reconcile_main(); "
         "print(sorted({'iptc', 'watchdog', 'rich', 'asyncio'} & set(sys.modules)), file=sys.stderr)"
     )
-    done = bare.run(str(ROOT / ".venv/bin/python") if (ROOT / ".venv").exists() else "python3",
-                    "-c", code, "--once", "-q", *bare.options)  # fmt: skip
+    done = bare.run(sys.executable, "-c", code, "--once", "-q", *bare.options)
     assert done.err.strip() == "[]"
 
 
