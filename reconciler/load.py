@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from reconciler.core.doubts import Doubts, doubt
 from reconciler.core.model import Rejection
 from reconciler.core.spec import Candidate, Loaded, Tree, load
 from reconciler.host import yamlfile
@@ -30,8 +31,8 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
         return max(0.0, (self.newest_ns + QUIET_NS - time.time_ns()) / 1e9)
 
     @property
-    def keep(self) -> str:
-        """Why nothing undeclared may be removed; empty: it may."""
+    def unsure(self) -> str:
+        """Why it is not known what is declared; empty: it is."""
         lost = sorted(self.loaded.lost)
         if lost:
             return f"{lost[0]} is rejected, and what it declared is not remembered"
@@ -39,14 +40,27 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
             return self.loaded.stuck
         for name, why in self.loaded.waiting.items():
             return f"{name} cannot be judged: {why}"
-        spec = self.loaded.spec
-        if not spec.networks and not spec.containers:
-            return "no file declares anything (`runcnet teardown` removes all)"
         return ""
 
+    @property
+    def keep(self) -> str:
+        """Why nothing undeclared may be removed; empty: it may."""
+        spec = self.loaded.spec
+        if not self.unsure and not spec.networks and not spec.containers:
+            return "no file declares anything (`runcnet teardown` removes all)"
+        return self.unsure
 
-def read_declared(folders: Sequence[str], remembered: Mapping[str, bytes]) -> Declared:
-    """Read and resolve every definition file; nothing is raised for what a file says."""
+
+NO_DOUBTS: Doubts = {}
+
+
+def read_declared(
+    folders: Sequence[str], remembered: Mapping[str, bytes], doubts: Doubts = NO_DOUBTS
+) -> Declared:
+    """Read and resolve every definition file; nothing is raised for what a file says.
+
+    `remembered`: what each said when it last loaded; `doubts`: what was tried and taken back.
+    """
     sources = yamlfile.read_folders(folders)
     rejected: dict[str, list[Rejection]] = {}
     for rejection in sources.rejections:
@@ -67,6 +81,17 @@ def read_declared(folders: Sequence[str], remembered: Mapping[str, bytes]) -> De
             trees.setdefault(file, None)
             rejected.setdefault(file, [])
     stand_ins: dict[str, Tree | None] = {}
+    here = {os.path.normpath(folder) for folder in folders}
+    for file, reasons in doubts.items():
+        content = contents.get(file)
+        if content is None and (file in trees or os.path.dirname(file) not in here):
+            continue  # out of sight, which does not mean that it is gone
+        doubted = doubt(file, content, reasons)
+        if doubted is not None:
+            trees.setdefault(file, None)
+            rejected.setdefault(file, []).append(doubted)
+            # What was new in the trial said nothing before it.
+            stand_ins[file] = yamlfile.parse(remembered.get(file, b""), file)[0]
     while True:
         loaded = load(
             [
