@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from reconciler import __version__, commands
 from reconciler.core.errors import UsageError
-from reconciler.options import Parser, common, guarded, need_privileges
+from reconciler.options import Parser, common, guarded, need_privileges, seconds
 
 
 def reconcile_main(argv: Sequence[str] | None = None) -> int:
@@ -61,6 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan.add_argument("--commands", action="store_true", help="as ip and iptables commands")
     apply = command("apply", commands.run_apply, "one pass, of these names alone where given")
     apply.add_argument("names", nargs="*", metavar="NAME")
+    trial = command("try", commands.run_try, "one pass, taken back unless it is confirmed in time")
+    trial.add_argument("--timeout", type=seconds, default=60.0, metavar="S")
+    answers = trial.add_mutually_exclusive_group()
+    answers.add_argument("--confirm", action="store_true", help="keep what another process tries")
+    answers.add_argument("--take-back", action="store_true", help="end what another process tries")
+    trial.add_argument("words", nargs="*", metavar="-- CMD...", help="edits files, in the trial")
     validate = command("validate", commands.run_validate, "check definition files; any user may")
     validate.add_argument("files", nargs="*", metavar="FILE")
     status = command("status", commands.run_status, "what is, what differs, where it was declared")

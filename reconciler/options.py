@@ -12,6 +12,7 @@ from reconciler.core.errors import LockedError, RuncnetError, UsageError
 
 OK, FAILED, REJECTED, DIFFERS, LOCKED, USAGE = 0, 1, 2, 3, 4, 64
 CONFIG_DIRS = ("/etc/runcnet.d", "/run/runcnet.d")
+DAY_S = 86_400
 CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN"}
 
 
@@ -38,6 +39,17 @@ def _folder(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("a folder is missing")
     return os.path.abspath(text)
+
+
+def seconds(text: str) -> float:
+    """A time that somebody waits."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= DAY_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds (up to {DAY_S})")
+    return found
 
 
 def common() -> Parser:

@@ -1,5 +1,6 @@
 """What a pass is told, and what it has read and decided before anything is changed."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import msgspec
@@ -57,10 +58,15 @@ class Prospect(NamedTuple):
         return self.moves + p.removals + middle + tuple(self.attached.operations) + p.last
 
 
-def takes_away(decided: Plan) -> bool:
-    """Whether a plan removes anything that a file used to declare."""
-    return bool(decided.removals or decided.last) or any(
-        op.action == "remove" or isinstance(op, ops.RemoveEndpoint | ops.RemoveAddress)
+class Declined(Exception):  # noqa: N818 - no error: the caller only wanted to know
+    """A pass is not to be carried out."""
+
+
+def takes_away(decided: Plan, expected: Collection[str] = frozenset()) -> bool:
+    """Whether a plan removes anything that a file used to declare, `expected` objects aside."""
+    return any(op.object not in expected for op in decided.removals + decided.last) or any(
+        (op.action == "remove" or isinstance(op, ops.RemoveEndpoint | ops.RemoveAddress))
+        and op.object not in expected
         for op in decided.repairs + decided.networks
     )
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import msgspec
 
+from reconciler import trial
 from reconciler.attachment import Attachments
 from reconciler.core import ops
 from reconciler.core.desired import PING_GROUPS, desired_state
@@ -26,7 +27,14 @@ from reconciler.host.observe import Dumps, busy_in, dump, dump_part, observe, re
 from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import read_declared
-from reconciler.prospect import Prospect, Settings, absent_sysctls, held_once, takes_away
+from reconciler.prospect import (
+    Declined,
+    Prospect,
+    Settings,
+    absent_sysctls,
+    held_once,
+    takes_away,
+)
 from reconciler.wall import Wall
 
 READS = 5
@@ -67,7 +75,8 @@ class Pass:
         for reads in range(READS):
             result = self._prospect(restless="")
             restless_s = result.declared.restless_s
-            if not restless_s or not takes_away(result.plan):
+            expected = trial.expected(self.store, result.declared)
+            if not restless_s or not takes_away(result.plan, expected):
                 return result
             if reads == READS - 1:
                 break
@@ -77,7 +86,9 @@ class Pass:
     def _prospect(self, *, restless: str) -> Prospect:
         settings = self.settings
         self.look_ahead()
-        declared = read_declared(settings.config_dirs, self.store.remembered())
+        declared = read_declared(
+            settings.config_dirs, self.store.remembered(), self.store.trials.doubts()
+        )
         spec = declared.loaded.spec
         book = self.store.book()
         seals = self.record.seals()
@@ -108,6 +119,7 @@ class Pass:
             busy=busy,
             settled=settled(desired, observed, seals),
             keep=restless or declared.keep,
+            expected=trial.expected(self.store, declared),
         )
         options = Options(
             max_removals=settings.max_removals,
@@ -285,6 +297,7 @@ class Pass:
             gone = set()
         if fresh or gone:
             self.store.remember(fresh, forget=gone)
+        trial.keep(self.store, prospect)
 
     def verify(self, prospect: Prospect, outcomes: list[Outcome]) -> list[Outcome]:
         """Look again: what is still to be done failed, whatever the kernel answered."""
@@ -339,6 +352,7 @@ def opened(settings: Settings, *, change: bool) -> Iterator[tuple[Store, Record]
             )
         store = Store.open(settings.state_dir, read_only=not change)
         stack.callback(store.close)
+        trial.settle(store, settings.config_dirs)
         record = Record.open(settings.run_dir, cookie=rtnl.cookie(), read_only=not change)
         stack.callback(record.close)
         yield store, record
@@ -351,22 +365,31 @@ def reconcile(
     only: frozenset[str] | None = None,
     stop: Callable[[], bool] = lambda: False,
     begin: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
+    first: Callable[[Store], None] = lambda store: None,
+    decide: Callable[[Store, Prospect], None] = lambda store, prospect: None,
 ) -> Report:
     """One pass. `begin` is told how many operations there are and answers with a progress callback.
+
+    `first` and `decide` are called inside its transaction, before anything is read and before the
+    kernel is changed; where one raises Declined, nothing is changed and the plan is the report.
 
     Raises LockedError, StoreError and ObjectError for what stops the whole pass.
     """
     started = time.monotonic()
     with opened(settings, change=not dry_run) as (store, record):
         one = Pass(settings, store=store, record=record, changing=not dry_run, only=only, stop=stop)
-        if dry_run:
-            prospect = one.prospect()
+        try:
+            with store.transaction():
+                first(store)
+                old = store.book()
+                prospect = one.prospect()
+                if dry_run:
+                    raise Declined
+                one.keep_books(prospect, old)
+                decide(store, prospect)
+        except Declined:
             done = [Done(operation=op, ok=None) for op in prospect.operations]
             return _report(prospect, done, started, dry=True)
-        with store.transaction():
-            old = store.book()
-            prospect = one.prospect()
-            one.keep_books(prospect, old)
         one.prune(prospect.spec, prospect.observed)
         total = len(prospect.operations)
         one.progress = begin(total)

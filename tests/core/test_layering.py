@@ -9,7 +9,7 @@ IMPURE = {"os", "socket", "subprocess", "threading", "time", "logging", "yaml", 
           "watchdog", "random", "pathlib", "sys"}  # fmt: skip
 ONLY = {
     "yaml": "yamlfile.py",
-    "sqlite3": "store.py record.py",
+    "sqlite3": "store.py trials.py record.py",
     "iptc": "worker.py",
     "rich": "terminal.py",
 }
@@ -23,6 +23,9 @@ UPPER = {
     "status",
     "teardown",
     "terminal",
+    "trial",
+    "rehearsal",
+    "prompt",
     "validate",
     "entering",
 }
