@@ -26,8 +26,14 @@ from reconciler.options import (
 )
 
 
-def one_pass(options: argparse.Namespace, *, dry: bool, only: frozenset[str] | None = None) -> int:
-    """One pass, or its plan; answers with the exit code."""
+def one_pass(
+    options: argparse.Namespace,
+    *,
+    dry: bool,
+    only: frozenset[str] | None = None,
+    first: Callable[[Any], None] = lambda store: None,
+) -> int:
+    """One pass, or its plan; answers with the exit code. `first`: see `reconcile`."""
     from reconciler.once import reconcile
 
     # A pass makes many objects, hardly one in a cycle, and ends: to look for cycles again and again
@@ -38,18 +44,24 @@ def one_pass(options: argparse.Namespace, *, dry: bool, only: frozenset[str] | N
     try:
         with stoppable() as stop:
             report = reconcile(
-                settings_of(options), dry_run=dry, only=only, stop=stop, begin=terminal.progress
-            )
+                settings_of(options), dry_run=dry, only=only, stop=stop, begin=terminal.progress,
+                first=first,
+            )  # fmt: skip
     finally:
         terminal.finish()
+    show(options, terminal, report)
+    differs = bool(report.operations) and getattr(options, "check", False)
+    return DIFFERS if differs and not report.rejections else report.exit_code
+
+
+def show(options: argparse.Namespace, terminal: Any, report: Any) -> None:
+    """A pass's report, for people or as JSON."""
     if options.json:
         for rejection in report.rejections:
             terminal.log("error", str(rejection))
         print(json.dumps(report.as_json()))
     else:
         terminal.report(report)
-    differs = bool(report.operations) and getattr(options, "check", False)
-    return DIFFERS if differs and not report.rejections else report.exit_code
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -130,8 +142,52 @@ def run_plan(options: argparse.Namespace) -> int:
 def run_apply(options: argparse.Namespace) -> int:
     """`runcnet apply`."""
     need_privileges()
-    only = scope_of(options, look(options)) if options.names else None
-    return one_pass(options, dry=False, only=only)
+    if options.names:
+        return one_pass(options, dry=False, only=scope_of(options, look(options)))
+    from reconciler.trial import accept
+
+    return one_pass(options, dry=False, first=accept)
+
+
+def run_try(options: argparse.Namespace) -> int:
+    """`runcnet try`."""
+    from reconciler import rehearsal
+    from reconciler.host.trials import CONFIRM, TAKE_BACK
+
+    need_privileges()
+    settings = settings_of(options)
+    if options.confirm or options.take_back:
+        said = CONFIRM if options.confirm else TAKE_BACK
+        pid = rehearsal.answer(settings, said, wait_s=options.timeout)
+        if not options.quiet:
+            print(f"the trial of pid {pid} is {'confirmed' if options.confirm else 'taken back'}")
+        return OK
+    gc.disable()
+    terminal = terminal_of(options)
+
+    def tell(report: Any, waiting: bool) -> None:
+        show(options, terminal, report)
+        sys.stdout.flush()
+        if waiting and not sys.stdin.isatty():
+            terminal.log(
+                "info",
+                f"it is taken back in {options.timeout:g} s, unless `runcnet try --confirm` keeps it",
+            )
+
+    verdict = rehearsal.rehearse(
+        settings, timeout_s=options.timeout, command=options.words, tell=tell
+    )
+    if options.json:
+        print(json.dumps(verdict.as_json()))
+        return verdict.exit_code
+    if verdict.back is not None:
+        terminal.report(verdict.back)
+    text = verdict.outcome + (f": {verdict.reason}" if verdict.reason else "")
+    if verdict.exit_code == OK and not options.quiet:
+        print(text)
+    elif verdict.exit_code != OK:
+        terminal.log("error", text)
+    return verdict.exit_code
 
 
 def run_validate(options: argparse.Namespace) -> int:

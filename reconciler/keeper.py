@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Collection
 
+from reconciler import trial
 from reconciler.core.agenda import ALL, Agenda
 from reconciler.core.leases import Book
 from reconciler.core.meter import Meter
@@ -101,6 +102,9 @@ class Keeper:
         """Read these files; answers which objects they change (None: possibly all)."""
         if self.world is None or self._books is None:
             return None
+        trials = self._books[0].trials
+        if trials.pending() or trials.doubts():
+            return None  # what is tried is noted by whole passes
         declared = self.shelf.read_again(files, self._books[0].remembered)
         names = self.world.differing(declared)
         if names is not None:
@@ -128,6 +132,8 @@ class Keeper:
                 self.agenda.mark([ALL], time.monotonic())
                 due |= {ALL}
             self._oldest = None
+            if self._settled_trial():
+                due |= {ALL}
             some = due - {ALL, "firewall"}
             if some != due and whole:
                 self._whole()
@@ -138,6 +144,14 @@ class Keeper:
                     # What was seen is marked again: it is not done yet.
                     self.agenda.mark([ALL, *some], self._oldest or time.monotonic())
             self._versions = self._current()
+
+    def _settled_trial(self) -> bool:
+        """Take a trial back of which the process is gone; whether there was one."""
+        assert self._books is not None  # `work` has opened them
+        store = self._books[0]
+        before = store.trials.serial()
+        trial.settle(store, self.settings.config_dirs)
+        return store.trials.serial() != before
 
     def _looking(self, scope: Collection[str] | None) -> Callable[[], None]:
         def looking() -> None:
@@ -166,7 +180,8 @@ class Keeper:
             old = store.book()
             prospect = one.look()
             restless_s = prospect.declared.restless_s
-            if restless_s and taking_away(prospect.plan):
+            expected = trial.expected(store, prospect.declared)
+            if restless_s and taking_away(prospect.plan) - expected:
                 self._reads += 1
                 if self._reads < READS:
                     self.agenda.postpone([ALL], time.monotonic() + restless_s)
@@ -345,9 +360,12 @@ class Keeper:
 
     def check(self) -> None:
         """Look at rules and sysctls, which change without a word."""
-        if self.world is None:
+        if self.world is None or self._books is None:
             return
         now = time.monotonic()
+        tried = self._books[0].trial()
+        if tried is not None and not tried.alive:
+            self.agenda.mark([ALL], now)
         if not self._wall_stands():
             self.agenda.mark([ALL], now)
         spots = {n: s for n, s in self.world.spots.items() if s.file and s.sysctls}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 
 from reconciler.core.amend import Standing
+from reconciler.core.doubts import Doubts, doubt
 from reconciler.core.model import Rejection
 from reconciler.core.spec import Candidate, Loaded, Tree, load
 from reconciler.host import yamlfile
@@ -15,6 +16,9 @@ from reconciler.host.yamlfile import SourceFile
 QUIET_NS = 1_000_000_000
 """How long files must have been left alone before anything is removed: most prefixes of a YAML file
 are valid YAML."""
+
+
+NO_DOUBTS: Doubts = {}
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +36,8 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
         return max(0.0, (self.newest_ns + QUIET_NS - time.time_ns()) / 1e9)
 
     @property
-    def keep(self) -> str:
-        """Why nothing undeclared may be removed; empty: it may."""
+    def unsure(self) -> str:
+        """Why it is not known what is declared; empty: it is."""
         lost = sorted(self.loaded.lost)
         if lost:
             return f"{lost[0]} is rejected, and what it declared is not remembered"
@@ -41,10 +45,15 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
             return self.loaded.stuck
         for name, why in self.loaded.waiting.items():
             return f"{name} cannot be judged: {why}"
-        spec = self.loaded.spec
-        if not spec.networks and not spec.containers:
-            return "no file declares anything (`runcnet teardown` removes all)"
         return ""
+
+    @property
+    def keep(self) -> str:
+        """Why nothing undeclared may be removed; empty: it may."""
+        spec = self.loaded.spec
+        if not self.unsure and not spec.networks and not spec.containers:
+            return "no file declares anything (`runcnet teardown` removes all)"
+        return self.unsure
 
 
 class _Parsed(msgspec.Struct, frozen=True):
@@ -64,8 +73,11 @@ class Shelf:
         self._refused: tuple[Rejection, ...] = ()
         self._standing: Standing | None = None
 
-    def read(self, remembered: Mapping[str, bytes]) -> Declared:
-        """Read every file, and judge all together. Nothing is raised for what a file says."""
+    def read(self, remembered: Mapping[str, bytes], doubts: Doubts = NO_DOUBTS) -> Declared:
+        """Read every file, and judge all together. Nothing is raised for what a file says.
+
+        `remembered`: what each said when it last loaded; `doubts`: what was tried and taken back.
+        """
         sources = yamlfile.read_folders(self.folders)
         before = self._parsed
         self._refused = sources.rejections
@@ -75,14 +87,15 @@ class Shelf:
             for file, parsed in self._parsed.items()
         )
         standing = self._standing
-        if same and standing is not None and standing.usable and not self._refused:
+        sound = standing is not None and standing.usable and not self._refused and not doubts
+        if same and sound and standing is not None:
             return self._declared(standing.loaded, sources.newest_ns)
-        return self._judged(remembered, sources.newest_ns)
+        return self._judged(remembered, doubts, sources.newest_ns)
 
     def read_again(
         self, files: Collection[str], remembered: Callable[[], Mapping[str, bytes]]
     ) -> Declared:
-        """Read these files again; the others are taken as they were."""
+        """Read these files again; the others are taken as they were. Not while anything is doubted."""
         self._refused = tuple(r for r in self._refused if r.place.file not in files)
         changed: dict[str, Tree | None] = {}
         for file in sorted(files):
@@ -104,7 +117,7 @@ class Shelf:
             loaded = self._standing.amended(changed)
             if loaded is not None:
                 return self._declared(loaded, self._newest())
-        return self._judged(remembered(), self._newest())
+        return self._judged(remembered(), NO_DOUBTS, self._newest())
 
     def stand(self, loaded: Loaded) -> None:
         """Be ready to amend what is declared; takes a moment, and is worth it for who stays."""
@@ -125,7 +138,7 @@ class Shelf:
         contents = {file: parsed.source.content for file, parsed in self._parsed.items()}
         return Declared(loaded=loaded, contents=contents, newest_ns=newest_ns)
 
-    def _judged(self, remembered: Mapping[str, bytes], newest_ns: int) -> Declared:
+    def _judged(self, remembered: Mapping[str, bytes], doubts: Doubts, newest_ns: int) -> Declared:
         rejected: dict[str, list[Rejection]] = {}
         for rejection in self._refused:
             rejected.setdefault(rejection.place.file, []).append(rejection)
@@ -142,6 +155,17 @@ class Shelf:
                 trees.setdefault(file, None)
                 rejected.setdefault(file, [])
         stand_ins: dict[str, Tree | None] = {}
+        here = {os.path.normpath(folder) for folder in self.folders}
+        for file, reasons in doubts.items():
+            found = self._parsed.get(file)
+            if found is None and (file in trees or os.path.dirname(file) not in here):
+                continue  # out of sight, which does not mean that it is gone
+            doubted = doubt(file, found.source.content if found else None, reasons)
+            if doubted is not None:
+                trees.setdefault(file, None)
+                rejected.setdefault(file, []).append(doubted)
+                # What was new in the trial said nothing before it.
+                stand_ins[file] = yamlfile.parse(remembered.get(file, b""), file)[0]
         self._standing = None
         while True:
             loaded = load(
@@ -165,7 +189,7 @@ class Shelf:
 
 
 def read_declared(folders: Sequence[str], remembered: Mapping[str, bytes]) -> Declared:
-    """Read and resolve every definition file; nothing is raised for what a file says."""
+    """Read and resolve every definition file once, as `Shelf.read` does."""
     return Shelf(folders).read(remembered)
 
 

@@ -4,12 +4,13 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from reconciler import trial
 from reconciler.core.report import Done, Report
 from reconciler.host import lock, rtnl
 from reconciler.host.apply import Outcome
 from reconciler.host.record import Record
 from reconciler.host.store import Store
-from reconciler.prospect import Prospect, Settings, held_once
+from reconciler.prospect import Declined, Prospect, Settings, held_once
 from reconciler.reconcile import Pass
 from reconciler.troubles import note_troubles
 
@@ -28,6 +29,7 @@ def opened(settings: Settings, *, change: bool) -> Iterator[tuple[Store, Record]
             )
         store = Store.open(settings.state_dir, read_only=not change)
         stack.callback(store.close)
+        trial.settle(store, settings.config_dirs)
         record = Record.open(settings.run_dir, cookie=rtnl.cookie(), read_only=not change)
         stack.callback(record.close)
         yield store, record
@@ -40,22 +42,31 @@ def reconcile(
     only: frozenset[str] | None = None,
     stop: Callable[[], bool] = lambda: False,
     begin: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
+    first: Callable[[Store], None] = lambda store: None,
+    decide: Callable[[Store, Prospect], None] = lambda store, prospect: None,
 ) -> Report:
     """One pass. `begin` is told how many operations there are and answers with a progress callback.
+
+    `first` and `decide` are called inside its transaction, before anything is read and before the
+    kernel is changed; where one raises Declined, nothing is changed and the plan is the report.
 
     Raises LockedError, StoreError and ObjectError for what stops the whole pass.
     """
     started = time.monotonic()
     with opened(settings, change=not dry_run) as (store, record):
         one = Pass(settings, store=store, record=record, changing=not dry_run, only=only, stop=stop)
-        if dry_run:
-            prospect = one.prospect()
+        try:
+            with store.transaction():
+                first(store)
+                old = store.book()
+                prospect = one.prospect()
+                if dry_run:
+                    raise Declined
+                one.keep_books(prospect, old)
+                decide(store, prospect)
+        except Declined:
             planned = [Done(operation=op, ok=None) for op in prospect.operations]
             return report_of(prospect, planned, started, dry=True)
-        with store.transaction():
-            old = store.book()
-            prospect = one.prospect()
-            one.keep_books(prospect, old)
         total = len(prospect.operations)
         one.progress = begin(total)
         outcomes = one.settle(prospect)

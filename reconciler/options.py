@@ -12,6 +12,7 @@ from reconciler.core.errors import LockedError, RuncnetError, UsageError
 
 OK, FAILED, REJECTED, DIFFERS, LOCKED, USAGE = 0, 1, 2, 3, 4, 64
 CONFIG_DIRS = ("/etc/runcnet.d", "/run/runcnet.d")
+DAY_S = 86_400
 CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN"}
 
 

@@ -57,6 +57,10 @@ class Prospect(NamedTuple):
         return self.moves + p.removals + middle + tuple(self.attached.operations) + p.last
 
 
+class Declined(Exception):  # noqa: N818 - no error: the caller only wanted to know
+    """A pass is not to be carried out."""
+
+
 def taking_away(decided: Plan) -> frozenset[str]:
     """The objects from which a plan removes anything that a file used to declare."""
     return frozenset(

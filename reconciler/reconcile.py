@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 
+from reconciler import trial
 from reconciler.attachment import Attachments
 from reconciler.core import ops
 from reconciler.core.desired import PING_GROUPS, desired_state
@@ -72,7 +73,8 @@ class Pass:
         for reads in range(READS):
             result = self.look()
             restless_s = result.declared.restless_s
-            if not restless_s or not taking_away(result.plan):
+            expected = trial.expected(self.store, result.declared)
+            if not restless_s or not taking_away(result.plan) - expected:
                 return result
             if reads == READS - 1:
                 break
@@ -103,6 +105,7 @@ class Pass:
             busy=busy,
             settled=settled(desired, observed, seals),
             keep=restless or declared.keep,
+            expected=trial.expected(self.store, declared),
         )
         options = Options(
             max_removals=settings.max_removals,
@@ -160,7 +163,7 @@ class Pass:
         names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
         self.looking()
         self._ahead = Ahead(partial(dump, self.settings.netns_dir, names))
-        declared = self.shelf.read(self.store.remembered())
+        declared = self.shelf.read(self.store.remembered(), self.store.trials.doubts())
         return declared, declared.loaded.spec, self.store.book()
 
     def assign(
@@ -344,6 +347,7 @@ class Pass:
             gone = set()
         if fresh or gone:
             self.store.remember(fresh, forget=gone)
+        trial.keep(self.store, prospect)
 
     def verify(self, prospect: Prospect, outcomes: list[Outcome]) -> list[Outcome]:
         """Look again: what is still to be done failed, whatever the kernel answered."""

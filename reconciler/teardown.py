@@ -75,5 +75,6 @@ def teardown(settings: Settings) -> list[Done]:
                 serial += 1
                 freed[key.network, address] = serial
             store.save_book(old, Book(held={}, freed=freed, serial=serial))
+            store.trials.end()
             store.remember({}, forget=list(store.remembered()))
     return [Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes]

@@ -1,6 +1,6 @@
 """The firewall's part of a pass: what is asked for, whether it differs, and putting it in place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import msgspec
 
@@ -32,7 +32,8 @@ class Wall:
     def look(self, desired: Desired, decided: Plan, scene: Scene, observed: Observed) -> None:
         """Work out the policy and compare it with the kernel."""
         held = {h.object.partition("/")[2] for h in decided.held if h.object.startswith("network/")}
-        standing = set(observed.bridges) | (set(observed.gateways.values()) - {""})
+        leaving = {op.object.partition("/")[2] for op in decided.last}
+        standing = (set(observed.bridges) | set(observed.gateways.values())) - {"", *leaving}
         kept = (held | standing if scene.keep else held) - scene.networks
         # What is wrong with a network must not take its rules away.
         broken = {n.partition("/")[2] for n in decided.problems if n.startswith("network/")}
@@ -44,15 +45,15 @@ class Wall:
         if self.backend is None:
             return
         try:
-            self._compare(self.backend, scene)
+            self._compare(self.backend, scene, leaving)
         except FirewallError as error:
             self.problem = str(error)
 
-    def _compare(self, backend: firewall.Backend, scene: Scene) -> None:
+    def _compare(self, backend: firewall.Backend, scene: Scene, leaving: Set[str]) -> None:
         seen = backend.look(self.policy)
         kept = self.policy.kept
         if scene.keep:
-            kept |= seen.networks - scene.networks
+            kept |= seen.networks - scene.networks - leaving
         # A guard that stands says by itself that runcnet turned forwarding on.
         guards = tuple(sorted(seen.guards | set(self.policy.guards)))
         if (kept, guards) != (self.policy.kept, self.policy.guards):

@@ -44,6 +44,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """Containers of which a pass before this one found that nothing differs, unchanged since."""
     keep: str = ""
     """Why nothing undeclared may be removed; empty: it may."""
+    expected: Collection[str] = frozenset()
+    """Objects of which a trial is taken back: they go whatever `keep` and the options say."""
 
 
 class Networks:
@@ -76,6 +78,10 @@ class Networks:
     def wanted(self, name: str) -> bool:
         return self.options.only is None or name in self.options.only
 
+    def keeping(self, name: str) -> str:
+        """Why an undeclared object may not be removed; empty: it may."""
+        return "" if name in self.scene.expected else self.scene.keep
+
     def problem(self, name: str, text: str, state: str = "failed") -> None:
         self.problems.setdefault(name, []).append(text)
         self.states[name] = state
@@ -88,7 +94,8 @@ class Networks:
         taken = False
         for group in groups:
             cuts = next((op for op in group if op.interrupts), None)
-            if cuts is not None and self.options.no_interrupt:
+            held_back = self.options.no_interrupt and name not in self.scene.expected
+            if cuts is not None and held_back:
                 self.hold(name, f"{cuts.describe()} would interrupt it (--no-interrupt)")
                 continue
             where += group

@@ -178,8 +178,9 @@ class _Planner(Networks):
     def replace(self, seen: SeenContainer, why: str) -> bool:
         """Take a container away because it is to be another; False where it is held back."""
         name = f"container/{seen.name}"
-        if self.scene.keep:
-            self.hold(name, self.scene.keep)
+        keep = self.keeping(name)
+        if keep:
+            self.hold(name, keep)
             return False
         pids = self.scene.busy(seen.name)
         if pids:
@@ -254,26 +255,39 @@ def plan(
     gone = {op.object for op in going} | replaced
     bridges: list[Operation] = []
     for name, group in p.plan_lost_networks():
-        if scene.keep:
-            p.hold(name, scene.keep)
+        keep = p.keeping(name)
+        if keep:
+            p.hold(name, keep)
         elif not p.hold_occupied(name, gone):
             bridges += group
-    gateways = [] if scene.keep else list(p.plan_lost_gateways(gone))
-    bridges += gateways
+    if not scene.keep or scene.expected:
+        bridges += [op for op in p.plan_lost_gateways(gone) if not p.keeping(op.object)]
     owned = len(observed.containers) + len(observed.bridges) + len(observed.gateways)
-    total = len(going) + len(bridges) + len(replaced)
+    counted = [op for op in [*going, *bridges] if op.object not in scene.expected]
+    total = len(counted) + len(replaced.difference(scene.expected))
     limit = removal_limit(options.max_removals, owned)
     if total > limit:
-        for op in [*going, *p.removals, *bridges]:
+        over = {op.object for op in [*counted, *p.removals]}.difference(scene.expected)
+        # A network that a trial made stays with a container that stays.
+        over |= {
+            f"network/{end.network}"
+            for seen in observed.containers.values()
+            if f"container/{seen.name}" in over
+            for end in seen.ends
+        }
+        stay = [op for op in [*going, *p.removals, *bridges] if op.object in over]
+        for op in stay:
             p.hold(
                 op.object,
                 f"{total} of {owned} networks and containers would go and {limit} may "
                 f"(--max-removals {total} allows it)",
             )
-        p.creations = [
-            op for op in p.creations if op.object not in replaced and op.netns not in p.freed
-        ]
-        p.removals, going, bridges = [], [], []
+        files = p.freed & {op.netns for op in stay}
+        p.creations = [op for op in p.creations if op.object not in over and op.netns not in files]
+        p.removals, going, bridges = (
+            [op for op in removals if op.object not in over]
+            for removals in (p.removals, going, bridges)
+        )
     for op in [*going, *bridges]:
         p.states[op.object] = "differs"
     if options.only is None and not scene.keep:

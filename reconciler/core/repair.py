@@ -259,23 +259,6 @@ def _endpoint_repairs(
         group=view.group_to_set(endpoint, outer),
         gen_mode_none=outer.gen_mode != GEN_MODE_NONE,
     )
-    inner_edit = ops.SetLink(
-        object=owner,
-        netns=netns,
-        link=inner.name,
-        index=inner.index,
-        interrupts=renamed and running,
-        name=endpoint.name if renamed else None,
-        mac=endpoint.mac if inner.mac != endpoint.mac else None,
-        mtu=endpoint.mtu if inner.mtu != endpoint.mtu else None,
-        up=True if not inner.up and not renamed else None,
-        gen_mode_none=inner.gen_mode != GEN_MODE_NONE,
-    )
-    group: Group = []
-    if host_edit.words():
-        group.append(host_edit)
-    if inner_edit.words():
-        group.append(inner_edit)
     # A link that goes down loses its IPv6 addresses.
     seen = [
         a for a in space.addresses if a.index == inner.index and not (renamed and a.address[0] == 6)
@@ -285,9 +268,33 @@ def _endpoint_repairs(
         return running and _outside(address, subnets.get(endpoint.network, ()))
 
     removed, added = _address_repairs(owner, netns, endpoint.name, endpoint.addresses, seen, cuts)
+    mac = endpoint.mac if inner.mac != endpoint.mac else None
+    # A new MAC is announced for the addresses of that moment: it comes behind theirs.
+    late = mac is not None and bool(removed or added)
+    inner_edit = ops.SetLink(
+        object=owner,
+        netns=netns,
+        link=inner.name,
+        index=inner.index,
+        interrupts=renamed and running,
+        name=endpoint.name if renamed else None,
+        mac=None if late else mac,
+        mtu=endpoint.mtu if inner.mtu != endpoint.mtu else None,
+        up=True if not inner.up and not renamed else None,
+        gen_mode_none=inner.gen_mode != GEN_MODE_NONE,
+    )
+    group: Group = []
+    if host_edit.words():
+        group.append(host_edit)
+    if inner_edit.words():
+        group.append(inner_edit)
     group += removed + added
+    if late:
+        group.append(
+            ops.SetLink(object=owner, netns=netns, link=endpoint.name, index=inner.index, mac=mac)
+        )
     # A change of the MAC, a moment down or without an address costs a link its neighbours.
-    inner_lost = inner_edit.mac is not None or renamed or bool(removed)
+    inner_lost = mac is not None or renamed or bool(removed)
     host_lost = host_edit.mac is not None or renamed_host
     group += view.entry_repairs(member, endpoint, end, space, inner_lost, host_lost)
     if renamed:

@@ -15,6 +15,17 @@ def _inode(path: str) -> int | None:
         return None
 
 
+def started(pid: int) -> int | None:
+    """When a process began (clock ticks since the boot, proc_pid_stat(5)); None: it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            # The name, in brackets, may hold anything; behind it come the state and 49 numbers.
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
 def namespaces() -> dict[int, str]:
     """Inode of each network namespace in which a process lives → one `/proc/PID/ns/net`."""
     found: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""The state dir: leases, the last good content of each file, small facts. SQLite, WAL, FULL."""
+"""The state dir: leases, the last good content of each file, trials, small facts. SQLite, WAL, FULL."""
 
 import contextlib
 import os
@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from reconciler.core.errors import StoreError
 from reconciler.core.leases import Book, Key
 from reconciler.core.model import Address
+from reconciler.host import trials
 from reconciler.host.files import own_directory
+from reconciler.host.trials import Trial, Trials
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS lease (
@@ -21,6 +23,7 @@ CREATE TABLE IF NOT EXISTS freed (
 CREATE TABLE IF NOT EXISTS file (name TEXT PRIMARY KEY, content BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 """
+SCHEMA += trials.SCHEMA
 BUSY_MS = 30_000
 
 
@@ -30,6 +33,7 @@ class Store:
     def __init__(self, db: sqlite3.Connection, notes: tuple[str, ...]) -> None:
         self._db = db
         self.notes = notes
+        self.trials = Trials(db)
 
     @classmethod
     def open(cls, directory: str, *, read_only: bool = False) -> "Store":
@@ -50,9 +54,28 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: cannot be opened: {error} (see --state-dir)") from error
 
+    @classmethod
+    def attach(cls, directory: str) -> "Store":
+        """Open one that is there, as it is, beside whoever holds the lock: to answer a trial."""
+        path = os.path.join(directory, "state.db")
+        try:
+            uri = f"{_uri(path)}?mode=rw"
+            db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_MS / 1000)
+            db.execute("PRAGMA synchronous=FULL")
+            return cls(db, ())
+        except sqlite3.Error as error:
+            raise StoreError(f"{path}: cannot be opened: {error} (see --state-dir)") from error
+
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+    def trial(self) -> Trial | None:
+        """The trial in progress. Raises StoreError where it cannot be read."""
+        try:
+            return self.trials.current()
+        except sqlite3.Error as error:
+            raise StoreError(f"the state cannot be read: {error}") from error
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -121,6 +144,8 @@ class Store:
 
     def remember(self, contents: Mapping[str, bytes], *, forget: Iterable[str]) -> None:
         """Keep the content of good files, and drop that of files that are gone."""
+        forget = list(forget)
+        self.trials.note_files([*contents, *forget])
         self._db.executemany("DELETE FROM file WHERE name=?", [(name,) for name in forget])
         self._db.executemany(
             "INSERT OR REPLACE INTO file VALUES (?, ?)",
@@ -151,11 +176,15 @@ def _open(path: str) -> sqlite3.Connection:
     return db
 
 
+def _uri(path: str) -> str:
+    return "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
 def _read_only(path: str) -> sqlite3.Connection:
     """A copy in memory: a reader of a WAL database would otherwise write its -shm file."""
     memory = sqlite3.connect(":memory:", isolation_level=None)
     if os.path.exists(path):
-        uri = f"file:{path}?mode=ro".replace("#", "%23")
+        uri = f"{_uri(path)}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=5)) as source:
             try:
                 source.backup(memory)

@@ -9,7 +9,7 @@ IMPURE = {"os", "socket", "subprocess", "threading", "time", "logging", "yaml", 
           "watchdog", "random", "pathlib", "sys"}  # fmt: skip
 ONLY = {
     "yaml": "yamlfile.py",
-    "sqlite3": "store.py record.py",
+    "sqlite3": "store.py trials.py record.py",
     "iptc": "worker.py",
     "rich": "terminal.py",
     "watchdog": "watch.py",
@@ -37,6 +37,9 @@ UPPER = {
     "troubles",
     "teardown",
     "terminal",
+    "trial",
+    "rehearsal",
+    "prompt",
     "validate",
     "entering",
 }
