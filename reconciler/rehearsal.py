@@ -22,9 +22,10 @@ from reconciler.host.machine import boot_id
 from reconciler.host.procs import started
 from reconciler.host.store import Store
 from reconciler.host.trials import CONFIRM, TAKE_BACK, Trial
+from reconciler.once import opened, reconcile
 from reconciler.prompt import Prompt, Rung, Signals
 from reconciler.prospect import Declined, Prospect, Settings
-from reconciler.reconcile import Pass, opened, reconcile
+from reconciler.reconcile import Pass
 
 PAUSE_S = 0.15
 """How often the store is asked whether another process has answered."""
