@@ -214,12 +214,17 @@ class Networks:
     def plan_stray_neighbours(self) -> list[Operation]:
         """Neighbours on bridges of ours that nobody needs: what a kill has left."""
         ends = [end for seen in self.observed.containers.values() for end in seen.ends]
+        # A port that has left its bridge leaves its entries there, and its container's repair takes them.
+        going = {op.row for op in self.repairs if isinstance(op, ops.RemoveNeighbour)}
         return [
             ops.RemoveNeighbour(
                 object=f"network/{network}", link=self.view.names[row.index], row=row
             )
             for network, row in self.view.stray_neighbours(ends)
-            if network in self.desired.bridges
+            # Where the bridge loses all of them in this pass, nothing is left to be removed.
+            if row not in going
+            and network in self.desired.bridges
+            and self.desired.bridges[network].name not in self.view.flushed
         ]
 
     def hold_occupied(self, name: str, going: set[str]) -> bool:
