@@ -76,7 +76,10 @@ class World:
             self.networks = prospect.desired
             self.addresses = dict(prospect.assignment.addresses)
             self.states = {}
-            for table in (self.spots, self._by_end, self._by_nsid, self._by_file, self._by_address):
+            for table in (
+                self.spots, self._bridges,
+                self._by_end, self._by_nsid, self._by_file, self._by_address,
+            ):  # fmt: skip
                 table.clear()
             self._learn_networks(prospect, seen)
             names = {*prospect.spec.containers, *seen.containers}
@@ -87,16 +90,23 @@ class World:
             self.addresses.update(prospect.assignment.addresses)
             for name in names:
                 self.states.pop(f"container/{name}", None)
+        self._learn_bridges(seen)
         self.top = max([self.top, *(link.index for link in seen.host.links)])
         for name in names:
             self._place(name, self._spot(name, prospect, seen))
 
     def _learn_networks(self, prospect: Prospect, seen: Observed) -> None:
-        self._bridges = {link.index: network for network, link in seen.bridges.items()}
         declared = prospect.spec.networks.values()
         self._others = {name for network in declared for name in network.uplinks}
         self._others |= {network.bridge for network in declared if network.bridge}
         self._ways_out = {r.index for r in seen.host.routes if not r.to.prefix and r.table == 254}
+
+    def _learn_bridges(self, seen: Observed) -> None:
+        """Those that were looked at: a pass that makes some sees them in its second look."""
+        gone = [index for index, network in self._bridges.items() if network in seen.bridges]
+        for index in gone:
+            del self._bridges[index]
+        self._bridges |= {link.index: network for network, link in seen.bridges.items()}
 
     def container_states(self) -> Counter[str]:
         """How many containers are in each state."""
