@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Collection
 
+from reconciler.core import ops
 from reconciler.core.agenda import ALL, Agenda
 from reconciler.core.meter import Meter
 from reconciler.core.report import Report, line
@@ -24,6 +25,8 @@ from reconciler.world import World
 MOTION = "files changed a moment ago; the next pass looks again"
 FELLOWS_S = 0.2
 """How long hosts files of fellow members may lag behind: each change rewrites all of a network's."""
+FREED_S = 0.2
+"""How long after a container's removal its leases are looked at: the kernel reaps in its own time."""
 
 
 class Keeper:
@@ -251,6 +254,14 @@ class Keeper:
         looked_at = scope if scope is not None else {*self.world.states, "firewall", "host"}
         self.agenda.fine(looked_at - broken)
         self.agenda.failed(broken, now)
+        # Their leases are free once nothing of them is left, and only another look can tell that.
+        removed = {
+            d.operation.object
+            for d in report.operations
+            if isinstance(d.operation, ops.RemoveContainer)
+            and d.operation.name not in declared.containers
+        }
+        self.agenda.postpone(removed - broken, now + FREED_S)
         self._guard(prospect, report, scope)
         self._tell(report, scope)
         if self._books is not None:
@@ -305,7 +316,8 @@ class Keeper:
         for name in [n for n in self._told if n not in now and (scope is None or n in scope)]:
             del self._told[name]
             if name != "notes":
-                self.terminal.log("info", f"{name.replace('/', ' ', 1)} is fine again", object=name)
+                shown = name if name.startswith("/") else name.replace("/", " ", 1)
+                self.terminal.log("info", f"{shown} is fine again", object=name)
 
     # -- checks of what the kernel does not announce -----------------------------------------------
 
