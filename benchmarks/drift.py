@@ -170,7 +170,9 @@ def neighbour(host: Space, p: Place) -> Sabotage:
     """A permanent neighbour of the host deleted."""
     row = next(n for n in host.neighbours if n.address == p.address)
     return Sabotage(
-        _run(lambda b: b.neighbour(row.address, row.mac, link=row.index, inside=False, delete=True)),
+        _run(
+            lambda b: b.neighbour(row.address, row.mac, link=row.index, inside=False, delete=True)
+        ),
         frozenset({("neighbour", HOST, p.neighbour)}),
     )
 
@@ -278,9 +280,7 @@ class Bench:
         final = self.config / f"{name}.yaml"
         self.rest()
         self.ears.drain()
-        fd = os.open(
-            self.config / f".{name}" if rename else final, os.O_WRONLY | os.O_CREAT, 0o644
-        )
+        fd = os.open(self.config / f".{name}" if rename else final, os.O_WRONLY | os.O_CREAT, 0o644)
         os.write(fd, f"containers: {{{name}: {{interfaces: far}}}}\n".encode())
         times = Times({("bound", path)})
         if rename:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection
 
 from reconciler import trial
+from reconciler.core import ops
 from reconciler.core.agenda import ALL, Agenda
 from reconciler.core.leases import Book
 from reconciler.core.meter import Meter
@@ -26,6 +27,8 @@ from reconciler.world import World
 MOTION = "files changed a moment ago; the next pass looks again"
 FELLOWS_S = 0.2
 """How long hosts files of fellow members may lag behind: each change rewrites all of a network's."""
+FREED_S = 0.2
+"""How long after a container's removal its leases are looked at: the kernel reaps in its own time."""
 
 
 class Keeper:
@@ -287,6 +290,14 @@ class Keeper:
                 self.world.states[name] = state
         self.agenda.fine(scope, but=broken)
         self.agenda.failed(self._to_try_again(broken), now)
+        # Their leases are free once nothing of them is left, and only another look can tell that.
+        removed = {
+            d.operation.object
+            for d in report.operations
+            if isinstance(d.operation, ops.RemoveContainer)
+            and d.operation.name not in declared.containers
+        }
+        self.agenda.postpone(removed - broken, now + FREED_S)
         self._guard(prospect, report, scope)
         self._tell(report, scope)
         if self._books is not None:

@@ -198,7 +198,8 @@ class Networks:
             if f"container/{seen.name}" not in gone
         ]
         staying = {end.network for end in ends}
-        if any(end.host.group == network_group(end.network) for end in ends):
+        stand = self.desired.routed.keys() | self.desired.bridges.keys()
+        if any(e.host.group == network_group(e.network) and e.network not in stand for e in ends):
             staying.add("")  # where the record is lost, it may be that one's
         for address, network in sorted(self.observed.gateways.items()):
             name = f"network/{network or address.address}"

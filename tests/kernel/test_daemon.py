@@ -1,8 +1,10 @@
 """The daemon: what it hears, what it repairs, and what it never does."""
 
+import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
@@ -147,7 +149,7 @@ def test_a_broken_file_is_named_once_and_takes_nothing_away(bare: PrivateHost) -
         daemon.says("eth0 up", 2)
         assert daemon.log.count("z.yaml:1:") == 1
         path.write_text(EXTRA)
-        daemon.says("is fine again")
+        daemon.says(f"{path} is fine again")
         assert "- container" not in daemon.log
 
 
@@ -335,6 +337,20 @@ def test_one_that_fails_rests_and_the_others_do_not_wait(bare: PrivateHost) -> N
         wait_for(lambda: stands(bare, "taken") and bare.ping("taken", "10.1.0.1"), 10.0)
         daemon.says("container taken is fine again")
         assert daemon.log.count("is not runcnet's") == 1
+
+
+@pytest.mark.parametrize("many", [1, 5])
+def test_the_leases_of_who_is_gone_are_free_at_once(bare: PrivateHost, many: int) -> None:
+    def holders() -> set[str]:
+        with contextlib.closing(sqlite3.connect(bare.state / "state.db")) as db:
+            return {name for (name,) in db.execute("SELECT container FROM lease")}
+
+    bare.write("a.yaml", BASE)
+    bare.write("z.yaml", f"containers: {{x: {{replicas: {many}, interfaces: runc0}}}}\n")
+    with bare.daemon("--resync", "3600", "--max-removals", "all"):
+        assert len(holders()) == 3 + many
+        bare.drop("z.yaml")
+        wait_for(lambda: holders() == {"a", "b", "r"}, 5.0, "the leases to be free")
 
 
 # -- its life -----------------------------------------------------------------------------------

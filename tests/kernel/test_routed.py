@@ -238,3 +238,17 @@ def test_hundreds_are_torn_down_together(bare: PrivateHost) -> None:
         bare.runcnet("teardown", "--yes")
         assert bare.ours()["links"] == [] and bare.ours()["netns"] == []
     assert "10.0.0.1/32" not in bare.addresses("lo")
+
+
+def test_a_gateway_that_a_lost_record_does_not_name_goes(bare: PrivateHost) -> None:
+    far = "  far: {type: routed, subnets: 10.60.0.0/20}\n"
+    members = "containers: {one: {interfaces: flat}, two: {interfaces: far}}\n"
+    nets = "networks:\n  flat: {type: routed, subnets: 10.50.0.0/20}\n"
+    bare.write("a.yaml", nets + far + members)
+    bare.reconcile()
+    bare.sh("rm /run/runcnet/record.db*")
+    bare.write("a.yaml", nets + far.replace("type: routed, ", "") + members)
+    assert bare.reconcile().report["converged"]
+    assert "10.60.0.1/32" not in bare.addresses("lo") and "10.50.0.1/32" in bare.addresses("lo")
+    assert bare.ping("two", "10.60.0.1")
+    assert bare.reconcile().changes == []
