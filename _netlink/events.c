@@ -22,8 +22,8 @@
 #define EVERY_LINK (-1) /* NETCONFA_IFINDEX_ALL */
 
 static const int groups[] = {
-    RTNLGRP_LINK,       RTNLGRP_NEIGH,      RTNLGRP_IPV4_IFADDR,  RTNLGRP_IPV4_ROUTE,
-    RTNLGRP_IPV4_RULE,  RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE,  RTNLGRP_IPV6_RULE,
+    RTNLGRP_LINK,         RTNLGRP_NEIGH,        RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV4_RULE,    RTNLGRP_IPV6_IFADDR,  RTNLGRP_IPV6_ROUTE,  RTNLGRP_IPV6_RULE,
     RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF, RTNLGRP_NSID,
 };
 
@@ -246,7 +246,8 @@ static int32_t nsid_of(struct msghdr *message)
     return -1;
 }
 
-int rcn_events_read(int fd, struct rcn_event *events, uint32_t room, uint32_t *count, uint32_t *lost)
+int rcn_events_read(int fd, struct rcn_event *events, uint32_t room, uint32_t *count,
+                    uint32_t *lost)
 {
     _Alignas(NLMSG_ALIGNTO) char data[RECEIVE];
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int)) * 4];
@@ -277,8 +278,8 @@ int rcn_events_read(int fd, struct rcn_event *events, uint32_t room, uint32_t *c
             *lost = 1;
         if (from.nl_pid) /* only the kernel is believed */
             continue;
-        *count += rcn_events_parse(data, (size_t)got, nsid_of(&message), events + *count,
-                                   room - *count);
+        *count +=
+            rcn_events_parse(data, (size_t)got, nsid_of(&message), events + *count, room - *count);
     }
     return 0;
 }

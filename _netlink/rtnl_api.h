@@ -187,7 +187,8 @@ struct rcn_scan {
  * namespace that nobody sees. Of neighbours, the caller's own are all dumped, elsewhere only the
  * gateways looked up to which a link route of ours leads: one table serves all namespaces of a
  * kernel, and each dump walks it whole. Where `links` are given, of the caller's own links only
- * these are asked for, by number; where they are few, of addresses, routes and neighbours only theirs. To be freed by rcn_scan_free, also after an error. */
+ * these are asked for, by number; where they are few, of addresses, routes and neighbours only
+ * theirs. To be freed by rcn_scan_free, also after an error. */
 int rcn_scan_run(const char *const *paths, uint32_t n_paths, const char *const *sysctls,
                  uint32_t n_sysctls, uint32_t what, const int32_t *links, uint32_t n_links,
                  struct rcn_scan *scan);
@@ -204,8 +205,8 @@ int rcn_bind(const char *source, const char *path);
 int rcn_share(const char *directory);
 
 /* One notification; `nsid` -1: of the caller's own namespace. `index` is the link's, for netconf -1
- * (all links), for RTM_NEWNSID and RTM_DELNSID the id. `address` and `prefix` are those of a route or
- * a neighbour. */
+ * (all links), for RTM_NEWNSID and RTM_DELNSID the id. `address` and `prefix` are those of a route
+ * or a neighbour. */
 struct rcn_event {
     int32_t nsid;
     int32_t index;
@@ -216,8 +217,8 @@ struct rcn_event {
     uint8_t address[16];
 };
 
-/* A socket that hears the caller's namespace and all that have an id in it (needs CAP_NET_BROADCAST);
- * `room` bytes of the kernel's memory hold what was not read yet. */
+/* A socket that hears the caller's namespace and all that have an id in it (needs
+ * CAP_NET_BROADCAST); `room` bytes of the kernel's memory hold what was not read yet. */
 int rcn_events_open(uint32_t room);
 /* Take what is there, without waiting; to be called again while *count is not 0. *lost: the kernel
  * had to drop some, and everything is to be looked at. `room` is at least 4,096. */

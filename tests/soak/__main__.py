@@ -5,7 +5,7 @@ import random
 import sys
 import time
 
-from tests.soak.course import Course, Failure
+from tests.soak.course import Course, WrongError
 from tests.support.host import PrivateHost
 
 
@@ -31,7 +31,7 @@ def main() -> int:
     course = Course(host, seed=seed, containers=given.containers, say=say)
     try:
         soaked = course.run(seconds=given.seconds, steps=given.steps)
-    except Failure as failure:
+    except WrongError as failure:
         print(failure)
         again = f"--seed {seed} --steps {course.step} --containers {given.containers}"
         print(f"\nFAILED; again: python -m tests.soak {again} --firewall {given.firewall}")

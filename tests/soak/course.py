@@ -40,7 +40,7 @@ class Soaked(NamedTuple):
     weights: list[Weight]
 
 
-class Failure(AssertionError):
+class WrongError(AssertionError):
     """Something is not as it must be, with the step after which that was seen."""
 
 
@@ -75,7 +75,7 @@ class Course:
     # -- from the first to the last -----------------------------------------------------------------
 
     def run(self, *, seconds: float, steps: int | None = None) -> Soaked:
-        """Go on for so long, or for so many steps. Raises Failure."""
+        """Go on for so long, or for so many steps. Raises WrongError."""
         deadline = time.monotonic() + seconds
         try:
             self._begin()
@@ -120,9 +120,9 @@ class Course:
             self.served.up()
             text = self.served.said()
         except AssertionError as error:
-            raise Failure(f"step {self.step}: {error}\n{self.served.said()[-3000:]}") from error
+            raise WrongError(f"step {self.step}: {error}\n{self.served.said()[-3000:]}") from error
         if "Traceback" in text:
-            raise Failure(f"step {self.step}: {text[text.index('Traceback') - 500 :][:5000]}")
+            raise WrongError(f"step {self.step}: {text[text.index('Traceback') - 500 :][:5000]}")
 
     # -- a step ---------------------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ class Course:
         )
         if findings:
             lines = "\n".join(findings)
-            raise Failure(f"step {self.step}: {lines}\n{self.served.said()[-4000:]}")
+            raise WrongError(f"step {self.step}: {lines}\n{self.served.said()[-4000:]}")
         self.editor.excused.__init__()  # type: ignore[misc]
         self.saboteur.quiet()
         self.lost.clear()
@@ -269,7 +269,7 @@ class Course:
                 self.late.append(f"step {self.step}: {self._left(run.report)}")
                 self.say(f"   late: {self.late[-1]}")
             if waited_s > SETTLE_S:
-                raise Failure(
+                raise WrongError(
                     f"step {self.step}: after {waited_s:.0f} s there is still {self._left(run.report)}\n"
                     f"{self.served.said()[-4000:]}"
                 )

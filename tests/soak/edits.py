@@ -251,7 +251,7 @@ class Editor:
                 ("inbound", ["open", "established"]),
                 ("internal", ["true", "false"]),
                 ("uplink", ["eth0", "any"]),
-            ]  # fmt: skip
+            ]
         )
         net.options[key] = self.rng.choice(values)
         return f"{key} of network {net.name}: {net.options[key]}"
