@@ -242,9 +242,7 @@ def test_a_container_that_goes_takes_its_connections_and_no_others(
     ]
     before = [len(remembered(town, f"{end}={RED1[0]}")) for end in ("src", "dst")]
     assert all(before), before
-    # The mapped flow, and one connection each way.
-    udp = remembered(town, "udp", "dport=53")
-    assert len(udp) == 1
+    assert len(remembered(town, "udp", "dport=53")) == 1
     count = len({*remembered(town, f"src={RED1[0]}"), *remembered(town, f"dst={RED1[0]}")})
     assert gone(town, RED1[0]) == count
     assert not remembered(town, f"src={RED1[0]}") and not remembered(town, f"dst={RED1[0]}")
@@ -252,6 +250,16 @@ def test_a_container_that_goes_takes_its_connections_and_no_others(
     assert gone(town, RED1[1]) >= 1
     assert not remembered(town, "udp", "dport=53")
     assert all(one.lives() for one in others)
+
+
+def test_a_translation_into_an_address_that_went_goes(town: PrivateHost, stack: ExitStack) -> None:
+    town.sh(f"iptables-legacy -t nat -A POSTROUTING -s 10.2.0.11 -p udp -j SNAT --to {RED1[0]}")
+    with inside(town, "blue1"):
+        caller = stack.enter_context(closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+    caller.sendto(b"x", (ADDRESSES["internet"][0], 9))
+    wait_for(lambda: remembered(town, "udp", "dport=9"), what="the entry")
+    assert gone(town, RED1[0]) >= 1
+    assert not remembered(town, "udp", "dport=9")
 
 
 def test_a_published_port_leaves_the_same_port_of_others_alone(
