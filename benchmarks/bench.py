@@ -8,6 +8,7 @@ Parts: floor, peers, growth, daemon (all where none is given).
 import argparse
 import os
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -32,6 +33,9 @@ imports are most of it (7 to 8 times in all): a library more to import is what i
 QUICK_NOISE = 0.9
 """The least of the turns must be beyond so much of a bound, too, before `--quick` fails: a regression
 moves all turns, noise some."""
+
+FAILURES = (RuntimeError, AssertionError, OSError, subprocess.SubprocessError)
+"""What ends a group alone: an actor failed, or did not make what was asked. The others go on."""
 
 
 class Run(NamedTuple):
@@ -218,16 +222,23 @@ def main() -> int:
     suites: dict[str, Callable[[argparse.Namespace], list[Run]]] = {
         "floor": floor_part, "peers": peers_part, "growth": growth_part, "daemon": daemon_part,
     }  # fmt: skip
+    failed: list[str] = []
     for part in options.parts or PARTS:
         runs = suites[part](options)
         groups: Groups = record.load(path)
         record.save(path, record.without_strangers(groups, part, [run.name for run in runs]))
         for run in runs:
-            measured(run, path, missing=options.missing, versions=versions)
+            try:
+                measured(run, path, missing=options.missing, versions=versions)
+            except FAILURES as e:
+                failed.append(f"{run.name}: {e}")
+                print(f"given up: {failed[-1]}", file=sys.stderr)
     report.write(record.load(path), folder)
     print((folder / "bench.md").read_text())
     print((folder / "bounds.md").read_text())
-    return 0
+    for line in failed:
+        print(f"given up: {line}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -159,6 +159,24 @@ def test_turns_are_never_put_beside_others_of_their_kind(tmp_path: Path, other: 
     assert kept["about"] == versions
 
 
+def test_a_group_that_fails_ends_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> dict[str, float]:
+        raise RuntimeError("asked for 10, 9 stand")
+
+    runs = [
+        bench.Run("bridge", "floor", 10, 2, {FLOOR: broken}),
+        bench.Run("routed", "floor", 10, 2, {"floor, routed": Actor()}),
+    ]
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setattr(bench, "OUT", tmp_path)
+    monkeypatch.setattr(bench, "floor_part", lambda options: runs)
+    monkeypatch.setattr(bench.measure, "build", lambda: None)
+    monkeypatch.setattr("sys.argv", ["bench", "floor"])
+    assert bench.main() == 1
+    assert list(record.load(tmp_path / "bench.json")) == ["routed"]
+    assert "routed" in (tmp_path / "bench.md").read_text()
+
+
 def quick(create: list[float], idle: list[float]) -> Group:
     return group({OURS: {"create": create, "nothing to do": idle},
                   FLOOR: {"create": [0.3] * 5, "scan": [0.02] * 5}}, n=300)  # fmt: skip
