@@ -20,7 +20,8 @@ demo: setup
 	$(RUN) -m tests.support.demo
 
 test: test-setup lint
-	$(RUN) -m pytest -q tests
+	$(RUN) -m pytest -q -n 2 --dist worksteal tests --ignore tests/kernel/test_growth.py
+	$(RUN) -m pytest -q tests/kernel/test_growth.py
 
 lint: test-setup
 	$(RUN) -m ruff format --check .
