@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection
 
 from reconciler import trial
+from reconciler.books import write_down
 from reconciler.core import ops
 from reconciler.core.agenda import ALL, Agenda
 from reconciler.core.leases import Book
@@ -64,8 +65,8 @@ class Keeper:
         """How long a whole pass took that has just ended."""
         self._edited: set[str] = set()
         """Containers whose declaration has changed since they were last looked at."""
-        self._unwritten: dict[str, bytes | None] = {}
-        """Files that say something else than the state dir remembers (None: they are gone)."""
+        self._unwritten: set[str] = set()
+        """Files that say something else than the state dir remembers."""
         self._reads = 0
         self._oldest: float | None = None
         self._told: dict[str, tuple[str, ...]] = {}
@@ -108,11 +109,11 @@ class Keeper:
         trials = self._books[0].trials
         if trials.pending() or trials.doubts():
             return None  # what is tried is noted by whole passes
-        declared = self.shelf.read_again(files, self._books[0].remembered)
+        declared = self.shelf.read_again(files, self._books[0].memory)
         names = self.world.differing(declared)
         if names is not None:
             self.world.declared = declared
-            self._unwritten |= {file: declared.contents.get(file) for file in files}
+            self._unwritten.update(files)
             self._edited |= {name.partition("/")[2] for name in names}
         return names
 
@@ -259,8 +260,8 @@ class Keeper:
             return
         with store.transaction():
             store.save_book(old, new)
-            fresh = {f: c for f, c in self._unwritten.items() if c is not None}
-            store.remember(fresh, forget=self._unwritten.keys() - fresh.keys())
+            here = self._unwritten & prospect.declared.loaded.accepted
+            write_down(store, prospect.declared, here, forget=self._unwritten - here)
         self._unwritten.clear()
 
     def _close_pass(
