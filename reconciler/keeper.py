@@ -23,6 +23,7 @@ from reconciler.prospect import Prospect, Settings, taking_away
 from reconciler.reconcile import READS, Pass
 from reconciler.terminal import Terminal
 from reconciler.troubles import note_troubles
+from reconciler.wall import Wall
 from reconciler.world import World
 
 MOTION = "files changed a moment ago; the next pass looks again"
@@ -70,7 +71,8 @@ class Keeper:
         self._reads = 0
         self._oldest: float | None = None
         self._told: dict[str, tuple[str, ...]] = {}
-        self._wall_stands: Callable[[], bool] = lambda: True
+        self._wall: Wall | None = None
+        """As the last whole pass wanted it."""
 
     # -- the books ------------------------------------------------------------------------------
 
@@ -131,22 +133,26 @@ class Keeper:
             if current[:2] != self._versions[:2]:
                 self.open()
                 current = self._current()
-            if current != self._versions:
-                # Somebody else has worked here: what is known may be out of date.
+            stale = current != self._versions
+            if stale:
+                # Somebody else has worked here. What is known is out of date, and so is no ground for
+                # a small pass: it could hand out an address for the second time.
                 self.agenda.mark([ALL], time.monotonic())
                 due |= {ALL}
             self._oldest = None
             if self._settled_trial():
+                stale = True
                 due |= {ALL}
             some = due - {ALL, "firewall"}
-            if some != due and whole:
+            if some != due and (whole or stale):
                 self._whole()
             elif some and self.world is not None:
                 try:
                     self._part(some)
                 except Widen:
-                    # What was seen is marked again: it is not done yet.
-                    self.agenda.mark([ALL, *some], self._oldest or time.monotonic())
+                    # It is not done yet, and all of it is left to a look at everything.
+                    self._looked_at(some)
+                    self.agenda.mark([ALL], self._oldest or time.monotonic())
             self._versions = self._current()
 
     def _settled_trial(self) -> bool:
@@ -160,11 +166,14 @@ class Keeper:
     def _looking(self, scope: Collection[str] | None) -> Callable[[], None]:
         def looking() -> None:
             self.hear()
-            oldest = self.agenda.seen(scope)
-            if oldest is not None:
-                self._oldest = min(oldest, self._oldest or oldest)
+            self._looked_at(scope)
 
         return looking
+
+    def _looked_at(self, scope: Collection[str] | None) -> None:
+        oldest = self.agenda.seen(scope)
+        if oldest is not None:
+            self._oldest = min(oldest, self._oldest or oldest)
 
     def _whole(self) -> None:
         assert self._books is not None  # `work` has opened them
@@ -205,7 +214,7 @@ class Keeper:
             names = {name.partition("/")[2] for name in touched}
             self.world.learn(prospect, one.seen, names & one.seen.containers.keys() | names)
         self.shelf.stand(prospect.declared.loaded)
-        self._wall_stands = prospect.wall.stands
+        self._wall = prospect.wall
         self.last_whole_s = time.monotonic() - started
         self._close_pass("full", prospect, outcomes, started, scope=None)
 
@@ -225,10 +234,12 @@ class Keeper:
                 stop=self.stop,
                 shelf=self.shelf,
                 looking=self._looking(only),
+                guarded=self._forwardable,
             )
             return part, part.look()
 
         part, prospect = prepared(names)
+        names = part.only or names
         restless_s = prospect.declared.restless_s
         away = taking_away(prospect.plan) if restless_s else frozenset()
         if away:
@@ -237,6 +248,7 @@ class Keeper:
             if not names:
                 return
             part, prospect = prepared(names)
+            names = part.only or names
             if taking_away(prospect.plan):
                 raise Widen("what is to be taken away has changed")
         self._write_books(store, prospect, world.book)
@@ -250,6 +262,9 @@ class Keeper:
         if crowd:
             self.agenda.postpone(world.fellows(crowd), time.monotonic() + FELLOWS_S)
         self._close_pass("part", prospect, outcomes, started, scope=names)
+
+    def _forwardable(self) -> frozenset[int]:
+        return self._wall.forwardable() if self._wall is not None else frozenset()
 
     def _write_books(self, store: Store, prospect: Prospect, old: Book) -> None:
         """Leases, and what files said when they last loaded; before the kernel is changed."""
@@ -378,7 +393,7 @@ class Keeper:
         tried = self._books[0].trial()
         if tried is not None and not tried.alive:
             self.agenda.mark([ALL], now)
-        if not self._wall_stands():
+        if self._wall is not None and not self._wall.stands():
             self.agenda.mark([ALL], now)
         spots = {n: s for n, s in self.world.spots.items() if s.file and s.sysctls}
         names = sorted({name for spot in spots.values() for name, _ in spot.sysctls})
