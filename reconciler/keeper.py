@@ -10,7 +10,7 @@ from reconciler.core import ops
 from reconciler.core.agenda import ALL, Agenda
 from reconciler.core.leases import Book
 from reconciler.core.meter import Meter
-from reconciler.core.report import Report, line
+from reconciler.core.report import Report
 from reconciler.host import lock, rtnl
 from reconciler.host.apply import Outcome
 from reconciler.host.observe import busy_in
@@ -21,12 +21,12 @@ from reconciler.once import done, report_of
 from reconciler.part import Part, Widen
 from reconciler.prospect import Prospect, Settings, taking_away
 from reconciler.reconcile import READS, Pass
+from reconciler.telling import MOTION, Telling
 from reconciler.terminal import Terminal
 from reconciler.troubles import note_troubles
 from reconciler.wall import Wall
 from reconciler.world import World
 
-MOTION = "files changed a moment ago; the next pass looks again"
 FELLOWS_S = 0.2
 """How long hosts files of fellow members may lag behind: each change rewrites all of a network's."""
 FREED_S = 0.2
@@ -70,7 +70,7 @@ class Keeper:
         """Files that say something else than the state dir remembers."""
         self._reads = 0
         self._oldest: float | None = None
-        self._told: dict[str, tuple[str, ...]] = {}
+        self._telling = Telling(terminal)
         self._wall: Wall | None = None
         """As the last whole pass wanted it."""
 
@@ -315,7 +315,7 @@ class Keeper:
         }
         self.agenda.postpone(removed - broken, now + FREED_S)
         self._guard(prospect, report, scope)
-        self._tell(report, scope)
+        self._telling.tell(report, scope)
         if self._books is not None:
             note_troubles(self._books[1], report, prospect, scope=scope, now=time.time())
         self.meter.passed(kind, now - started, report)
@@ -348,41 +348,6 @@ class Keeper:
                 if pids:
                     self.guarded[held.object] = pids
 
-    def _tell(self, report: Report, scope: frozenset[str] | None) -> None:
-        """A line for each change; what stays wrong is said once."""
-        for one in report.operations:
-            text = line(one.operation)
-            if one.ok is False:
-                continue  # it is a problem, too: see below
-            self.terminal.log("info", text, object=one.operation.object)
-        now: dict[str, list[str]] = {}
-        for one in report.operations:
-            if one.ok is False:
-                now.setdefault(one.operation.object, []).append(
-                    f"{line(one.operation)[2:]}: {one.error}"
-                )
-        for name, texts in report.problems.items():
-            now.setdefault(name, []).extend(f"{_called(name)}: {text}" for text in texts)
-        for held in report.held:
-            if MOTION not in held.reason:
-                text = f"{_called(held.object)} is held back: {held.reason}"
-                now.setdefault(held.object, []).append(text)
-        for rejection in report.rejections if scope is None else ():
-            now.setdefault(rejection.place.file, []).append(str(rejection))
-        if scope is None:
-            now.setdefault("notes", []).extend(report.notes)
-        for name, texts in now.items():
-            said = tuple(dict.fromkeys(texts))
-            if self._told.get(name) != said:
-                level = "warning" if name == "notes" else "error"
-                for text in said:
-                    self.terminal.log(level, text, object=name)
-            self._told[name] = said
-        for name in [n for n in self._told if n not in now and (scope is None or n in scope)]:
-            del self._told[name]
-            if name != "notes":
-                self.terminal.log("info", f"{_called(name)} is fine again", object=name)
-
     # -- checks of what the kernel does not announce -----------------------------------------------
 
     def check(self) -> None:
@@ -402,8 +367,3 @@ class Keeper:
             seen = dict(zip(names, values or (), strict=False))
             if any(seen.get(key) != value for key, value in spots[name].sysctls):
                 self.agenda.mark([f"container/{name}"], now)
-
-
-def _called(name: str) -> str:
-    """An object as people call it; a file by its path."""
-    return name if name.startswith("/") else name.replace("/", " ", 1)

@@ -16,6 +16,7 @@ ONLY = {
     "prometheus_client": "metrics.py",
 }
 UPPER = {
+    "telling",
     "books",
     "reconcile",
     "once",
