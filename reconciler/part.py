@@ -11,9 +11,8 @@ from typing import Any
 import msgspec
 
 from reconciler.core.desired import with_members
-from reconciler.core.forwarding import FORWARDING
 from reconciler.core.leases import Assignment, Book, Key, assign
-from reconciler.core.model import Address, Spec
+from reconciler.core.model import FORWARDING, Address, Spec
 from reconciler.core.observed import Observed
 from reconciler.core.ops import SetSysctl
 from reconciler.core.resolver import Hosts

@@ -163,7 +163,7 @@ class Pass:
         # What namespaces are asked for, the last pass says.
         names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
         self.looking()
-        self._ahead = Ahead(partial(dump, self.settings.netns_dir, names))
+        self._ahead = Ahead(partial(dump, self.settings.netns_dir, names, key=self.record.key))
         declared = self.shelf.read(self.store.memory(), self.store.trials.doubts())
         return declared, declared.loaded.spec, self.store.book()
 
@@ -225,10 +225,11 @@ class Pass:
             links |= {index for network, index in witness.bridges.items() if network in near}
             files = {*(spec.containers[n].netns for n in containers & spec.containers.keys())}
             files |= containers | set(touched.values())
-            dumps = dump_part(netns_dir, names, files=files, links=links - {0})
+            key = self.record.key
+            dumps = dump_part(netns_dir, names, key=key, files=files, links=links - {0})
         elif dumps is None or dumps.sysctls != names:
             self.looking()
-            dumps = dump(netns_dir, names)
+            dumps = dump(netns_dir, names, key=self.record.key)
             if self.changing:
                 self.store.put(SYSCTLS_FACT, " ".join(names))
         self.seen = observe(
@@ -280,6 +281,7 @@ class Pass:
             netns_dir=self.settings.netns_dir,
             record=self.record,
             links=prospect.observed.host.links,
+            ipv6=prospect.observed.ipv6,
             above=self.above,
             stop=self.stop,
         )

@@ -6,7 +6,7 @@ import msgspec
 
 from reconciler.core import ops
 from reconciler.core.errors import FirewallError
-from reconciler.core.forwarding import FORWARDING
+from reconciler.core.model import FORWARDING
 from reconciler.core.netplan import Scene
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan
