@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.host import ENTRY, ROOT, PrivateHost, RunningDaemon, wait_for
+from tests.support import need
+from tests.support.host import ENTRY, ROOT, PrivateHost, RunningDaemon, page, wait_for
 
 NETS = "networks: {runc0: {subnets: 10.1.0.0/16}, far: {type: routed, subnets: 10.2.0.0/16}}\n"
 BASE = NETS + (
@@ -29,10 +30,9 @@ def stands(host: PrivateHost, name: str) -> bool:
 
 def passes(host: PrivateHost) -> int:
     """How many passes a daemon with `--metrics` has made."""
-    page = host.run("curl", "-s", "--unix-socket", str(host.dir / "m.sock"), "http://x/metrics").out
     counts = [
         float(line.split()[-1])
-        for line in page.splitlines()
+        for line in page(host.dir / "m.sock").splitlines()
         if line.startswith("runcnet_passes_total{")
     ]
     return int(sum(counts))
@@ -70,6 +70,8 @@ SAVES = {
 
 @pytest.mark.parametrize("way", SAVES)
 def test_each_way_of_saving_is_heard(bare: PrivateHost, way: str) -> None:
+    if way == "vim":
+        need.program("vim")
     bare.write("a.yaml", BASE)
     with bare.daemon("--resync", "3600", "--metrics", str(bare.dir / "m.sock")) as daemon:
         (bare.config / "src").write_text(EXTRA)
