@@ -1,7 +1,7 @@
 """What the kernel is to hold: the spec and its addresses, resolved into kernel objects."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -17,7 +17,7 @@ from reconciler.core.model import (
     Spec,
     Subnet,
 )
-from reconciler.core.policy import NetworkPolicy
+from reconciler.core.policy import NetworkPolicy, Publication
 from reconciler.core.rows import Space
 from reconciler.core.wanted import (
     TABLE,
@@ -127,6 +127,9 @@ def _policy(network: Network) -> NetworkPolicy:
         inbound=network.inbound,
         internal=network.internal,
         isolate_members=network.isolate_members,
+        allow=network.allow,
+        host_access=network.host_access,
+        denied=network.denied,
         group=names.network_group(network.name) if network.type == "routed" else 0,
     )
 
@@ -232,8 +235,31 @@ def _member(
         rules=tuple(rules),
         sysctls=tuple(sorted(sysctls.items())),
         place=container.place,
+        publications=tuple(_publications(container, endpoints)),
         key=_key(container, endpoints, keys),
     )
+
+
+def _publications(container: Container, endpoints: list[Endpoint]) -> Iterator[Publication]:
+    """Where each published port leads: to the first address of either version, as far as asked for."""
+    for port in container.ports:
+        serving = container.serving(port)
+        endpoint = next(e for e in endpoints if e.name == serving.name)
+        for version in (4, 6):
+            own = [a for a in endpoint.addresses if a.version == version and not a.is_link_local]
+            if not own or (port.host_ip is not None and port.host_ip.version != version):
+                continue
+            yield Publication(
+                network=endpoint.network,
+                container=container.name,
+                version=version,
+                protocol=port.protocol,
+                host_ip=port.host_ip,
+                host_port=port.host_port,
+                count=port.count,
+                target=own[0].address,
+                target_port=port.container_port,
+            )
 
 
 def _key(container: Container, endpoints: list[Endpoint], keys: Mapping[str, str]) -> bytes:
