@@ -128,10 +128,15 @@ class Part(Pass):
         lost = networks.bridges.keys() - observed.bridges.keys()
         if any(not networks.bridges[name].external for name in lost):
             raise Widen(f"the bridge of network {min(lost)} is not there")
-        return with_members(networks, spec, addresses, machine=self.machine)
+        desired = with_members(networks, spec, addresses, machine=self.machine)
+        for name in self.names:
+            old, new = whole.members.get(name), desired.members.get(name)
+            if (old.publications if old else ()) != (new.publications if new else ()):
+                raise Widen(f"the published ports of {name} have changed")
+        return desired
 
     def wall(self) -> Wall:
-        """The firewall knows networks only: a whole pass looks after it."""
+        """Rules are the same for everybody: a whole pass looks after them."""
         return Wall("none", self.store)
 
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:

@@ -15,6 +15,7 @@ from reconciler.core.plan import Plan
 from reconciler.core.wanted import Desired
 from reconciler.host import rtnl
 from reconciler.load import Declared
+from reconciler.localnet import Localnet
 from reconciler.wall import Wall
 
 
@@ -41,6 +42,7 @@ class Prospect(NamedTuple):
     assignment: Assignment
     plan: Plan
     wall: Wall
+    local: Localnet
     attached: Attachments
     """Bundles and dns files, after all else."""
     moves: tuple[Operation, ...]
@@ -53,7 +55,9 @@ class Prospect(NamedTuple):
         """Everything, in the order in which it is carried out."""
         wall = (self.wall.operation,) if self.wall.operation else ()
         p = self.plan
-        middle = p.networks + wall + p.host + p.creations + p.repairs
+        local = self.local
+        middle = p.networks + tuple(local.off) + wall + p.host + p.creations + p.repairs
+        middle += tuple(local.on)
         return self.moves + p.removals + middle + tuple(self.attached.operations) + p.last
 
 

@@ -1,6 +1,6 @@
 """The firewall's part of a pass: what is asked for, whether it differs, and putting it in place."""
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 
 import msgspec
 
@@ -10,7 +10,7 @@ from reconciler.core.forwarding import FORWARDING
 from reconciler.core.netplan import Scene
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan
-from reconciler.core.policy import Policy
+from reconciler.core.policy import Lead, Policy, Publication
 from reconciler.core.wanted import Desired
 from reconciler.host import firewall
 from reconciler.host.machine import boot_id
@@ -28,6 +28,10 @@ class Wall:
         self.problem = ""
         """Why the firewall cannot be read."""
         self.notes: list[str] = []
+        self.refused: dict[str, str] = {}
+        """Containers whose published ports cannot be had, and why."""
+        self.raised = True
+        """Whether the rules are in place."""
 
     def look(self, desired: Desired, decided: Plan, scene: Scene, observed: Observed) -> None:
         """Work out the policy and compare it with the kernel."""
@@ -41,23 +45,47 @@ class Wall:
             networks=tuple(p for p in desired.policies if p.name not in broken),
             guards=self._guards(desired, observed),
             kept=frozenset(kept | broken),
+            publications=_publications(desired, broken),
         )
         if self.backend is None:
+            whose = {p.container for p in self.policy.publications}
+            text = "its published ports need a firewall (--firewall none is without)"
+            self.refused = {f"container/{name}": text for name in whose}
             return
+        gone = {op.object.partition("/")[2] for op in decided.removals if _takes_away(op)}
+
+        def stays(name: str) -> bool:
+            """Whether a container that is not wanted, or not readable, keeps its ports."""
+            if name in desired.members or name in gone:
+                return False
+            return name in observed.containers or bool(scene.keep)
+
         try:
-            self._compare(self.backend, scene, leaving)
+            self._compare(self.backend, scene, leaving, stays)
         except FirewallError as error:
             self.problem = str(error)
 
-    def _compare(self, backend: firewall.Backend, scene: Scene, leaving: Set[str]) -> None:
+    def _compare(
+        self,
+        backend: firewall.Backend,
+        scene: Scene,
+        leaving: Set[str],
+        stays: Callable[[str], bool],
+    ) -> None:
         seen = backend.look(self.policy)
         kept = self.policy.kept
         if scene.keep:
             kept |= seen.networks - scene.networks - leaving
         # A guard that stands says by itself that runcnet turned forwarding on.
         guards = tuple(sorted(seen.guards | set(self.policy.guards)))
-        if (kept, guards) != (self.policy.kept, self.policy.guards):
-            self.policy = msgspec.structs.replace(self.policy, kept=kept, guards=guards)
+        ports = frozenset(whose for whose in seen.ports if stays(whose.partition("/")[2]))
+        free = self._free_of({whose: seen.ports[whose] for whose in ports})
+        found = (kept, guards, ports, free)
+        p = self.policy
+        if found != (p.kept, p.guards, p.kept_ports, p.publications):
+            self.policy = msgspec.structs.replace(
+                p, kept=kept, guards=guards, kept_ports=ports, publications=free
+            )
             seen = backend.look(self.policy)
         self.notes += backend.warnings(self.policy)
         if seen.differences:
@@ -66,6 +94,23 @@ class Wall:
                 differences=seen.differences,
                 lines=backend.commands(self.policy),
             )
+
+    def _free_of(self, kept: Mapping[str, tuple[Lead, ...]]) -> tuple[Publication, ...]:
+        """The publications, less those whose host ports a container that is kept still has."""
+        if not kept:
+            return self.policy.publications
+        free = []
+        for one in self.policy.publications:
+            holder = next((w for w, leads in kept.items() if any(map(one.lead.meets, leads))), None)
+            if holder is None:
+                free.append(one)
+                continue
+            run = f"{one.host_port}/{one.protocol}"
+            self.refused[f"container/{one.container}"] = (
+                f"the host port {run} still leads to {holder.partition('/')[2]}, which is kept "
+                "(see `runcnet status`)"
+            )
+        return tuple(free)
 
     def stands(self) -> bool:
         """Whether the rules are still as `look` wanted them; asks the kernel, and costs little."""
@@ -95,6 +140,7 @@ class Wall:
         if self.backend is None:
             return True
         if self.problem:
+            self.raised = False
             return not self.policy.guards
         if self.policy.guards:
             # Before the sysctl is: a kill in between must not make a router of the host.
@@ -104,7 +150,24 @@ class Wall:
         try:
             self.notes += self.backend.replace(self.policy)
         except FirewallError as error:
+            self.raised = False
             done(self.operation, str(error))
             return not self.policy.guards
         done(self.operation, None)
         return True
+
+
+def _publications(desired: Desired, broken: Set[str]) -> tuple[Publication, ...]:
+    """All that are wanted, but those into networks that are broken: their rules stay as they are."""
+    return tuple(
+        sorted(
+            p
+            for member in desired.members.values()
+            for p in member.publications
+            if p.network not in broken
+        )
+    )
+
+
+def _takes_away(operation: ops.Operation) -> bool:
+    return isinstance(operation, ops.RemoveContainer)

@@ -119,7 +119,7 @@ def _forward(network: NetworkPolicy, version: int, published: bool) -> Iterator[
     accept, drop = Rule("ACCEPT", mark), Rule("DROP", mark)
     if not network.internal:
         yield to_network(accept._replace(replies=True), network)
-    if published:
+    if published and not network.internal:
         # The answer leaves where the question came in, which need not be an uplink.
         yield from_network(accept._replace(replies=True), network)
     yield from_network(to_network(drop if network.isolate_members else accept, network), network)
@@ -183,9 +183,11 @@ def _phase(rule: Rule, sealed: bool) -> int:
     """Where in RUNCNET-FORWARD a network's rule belongs."""
     if sealed:
         return 0
-    if rule.replies or _among(rule) or (rule.destination is not None and rule.target == "DROP"):
+    if rule.replies:
         return 1
-    return 2 if rule.target == CROSS else 3
+    if _among(rule) or (rule.destination is not None and rule.target == "DROP"):
+        return 2
+    return 3 if rule.target == CROSS else 4
 
 
 # -- nat and raw --------------------------------------------------------------------------------

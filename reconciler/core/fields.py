@@ -9,7 +9,6 @@ from reconciler.core.model import (
     PortForward,
     Range,
     Subnet,
-    Subnet,
     parse_address,
     parse_subnet,
 )

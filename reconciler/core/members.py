@@ -196,7 +196,7 @@ def _replica(r: Reader, raw: RawContainer, base: Container, number: int, count: 
     ports = []
     for port in base.ports:
         runs = abs(port.count)
-        if (port.count == 1 and count > 1) or runs % count:
+        if (port.count == 1 and count > 1) or runs % count or (port.count < 0 and runs != count):
             if last:
                 r.error(f"{runs} host ports cannot be shared by {count} replicas", "ports")
             continue
@@ -206,7 +206,7 @@ def _replica(r: Reader, raw: RawContainer, base: Container, number: int, count: 
                 host_ip=port.host_ip,
                 host_port=port.host_port + number * share,
                 container_port=port.container_port + (number * share if port.count > 0 else 0),
-                count=share if port.count > 0 or share == 1 else -share,
+                count=share,
                 protocol=port.protocol,
                 network=port.network,
             )

@@ -20,6 +20,15 @@ class Lead(NamedTuple):
     target: Address
     target_port: int
 
+    def meets(self, other: "Lead") -> bool:
+        """Whether a packet could be meant for either."""
+        return (
+            (self.version, self.protocol) == (other.version, other.protocol)
+            and self.first <= other.last
+            and other.first <= self.last
+            and (None in (self.host_ip, other.host_ip) or self.host_ip == other.host_ip)
+        )
+
 
 class Publication(msgspec.Struct, frozen=True, order=True, kw_only=True):
     """A run of the host's ports that leads to one container, for one IP version."""

@@ -165,6 +165,12 @@ def container_clashes(
         if served.internal:
             text = f"ports cannot be published into the internal network {served.name}"
             yield clash(text, "ports", number)
+        elif served.external:
+            text = (
+                f"ports cannot be published into the external network {served.name}, whose owner "
+                "decides what it answers (name another network)"
+            )
+            yield clash(text, "ports", number)
         elif port.host_ip is not None and served.subnet(port.host_ip.version) is None:
             yield clash(
                 f"{port} is published on an IPv{port.host_ip.version} address, and network "
