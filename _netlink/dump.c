@@ -7,6 +7,7 @@
 #include <linux/fib_rules.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
+#include <linux/ipv6.h>
 #include <linux/neighbour.h>
 #include <net/if_arp.h>
 #include <stdlib.h>
@@ -34,6 +35,17 @@ void *rcn_grow(struct rcn_scan *scan, int which, size_t size)
     return place;
 }
 
+/* One of an array of 32-bit numbers that are small. */
+static uint8_t small(const struct rcn_attribute *all, size_t number)
+{
+    int32_t value;
+
+    if (all->size < (number + 1) * sizeof value)
+        return RCN_NO_IPV6;
+    memcpy(&value, all->data + number * sizeof value, sizeof value);
+    return value < 0 || value >= RCN_NO_IPV6 ? RCN_NO_IPV6 - 1 : (uint8_t)value;
+}
+
 static void read_inet6(struct rcn_link *link, struct rcn_attributes all)
 {
     struct rcn_attribute one, inner;
@@ -45,6 +57,8 @@ static void read_inet6(struct rcn_link *link, struct rcn_attributes all)
         while (rcn_next(&inet6, &inner))
             if (inner.type == IFLA_INET6_ADDR_GEN_MODE)
                 link->gen_mode = rcn_u8(&inner);
+            else if (inner.type == IFLA_INET6_CONF)
+                link->accept_ra = small(&inner, DEVCONF_ACCEPT_RA);
     }
 }
 
@@ -82,6 +96,7 @@ static int read_link(struct rcn_scan *scan, struct rcn_space *space, const char 
     link->index = message.ifi_index;
     link->flags = message.ifi_flags;
     link->peer_nsid = -1;
+    link->gen_mode = link->accept_ra = RCN_NO_IPV6;
     struct rcn_attributes all = {data + NLMSG_ALIGN(sizeof message),
                                  size - NLMSG_ALIGN(sizeof message)};
     while (rcn_next(&all, &one)) {

@@ -148,6 +148,8 @@ static int write_sysctl(struct worker *w, const struct rcn_step *step)
         w->place = wanted;
     }
     int fd = rcn_sysctl_open(&w->proc, step->text, O_WRONLY);
+    if (fd == -ENOENT && step->set & RCN_SET_IF_THERE)
+        return 0;
     if (fd < 0)
         return fd;
     ssize_t written = write(fd, value, size);

@@ -23,7 +23,7 @@ enum rcn_kind {
     RCN_SYSCTL
 };
 
-/* What an RCN_LINK step sets. */
+/* What an RCN_LINK step sets, but for the last. */
 enum rcn_set {
     RCN_SET_NAME = 1,
     RCN_SET_MAC = 2,
@@ -34,7 +34,9 @@ enum rcn_set {
     RCN_SET_ALIAS = 64,
     RCN_SET_GEN_MODE = 128,
     RCN_SET_ISOLATED = 256,
-    RCN_SET_GROUP = 512
+    RCN_SET_GROUP = 512,
+    RCN_SET_FLUSH = 1024,   /* what the bridge has learned behind that port */
+    RCN_SET_IF_THERE = 2048 /* of an RCN_SYSCTL step: no error where there is no such entry */
 };
 
 struct rcn_job {
@@ -96,6 +98,9 @@ enum rcn_what {
     RCN_WHAT_ALL = 31
 };
 
+/* In place of a value that a link without IPv6 does not have (below 1,280 bytes, for one). */
+enum rcn_absent { RCN_NO_IPV6 = 255 };
+
 struct rcn_link {
     int32_t index;
     uint32_t flags;
@@ -104,14 +109,16 @@ struct rcn_link {
     int32_t peer;
     int32_t peer_nsid;
     uint32_t group;
-    uint8_t gen_mode;
+    uint8_t gen_mode;  /* RCN_NO_IPV6 where the link has no IPv6 */
+    uint8_t accept_ra; /* the sysctl of that name; RCN_NO_IPV6 likewise */
     uint8_t isolated;
+    uint8_t unused[3];
     uint8_t mac[6];
     char name[16];
     char kind[16];
     uint32_t alias; /* offset in the heap */
     uint32_t alias_size;
-    uint32_t digest; /* of all above and the alias: equal digests, equal links */
+    uint64_t digest; /* of all above and the alias: equal digests, equal links */
 };
 
 struct rcn_address {
@@ -188,10 +195,11 @@ struct rcn_scan {
  * gateways looked up to which a link route of ours leads: one table serves all namespaces of a
  * kernel, and each dump walks it whole. Where `links` are given, of the caller's own links only
  * these are asked for, by number; where they are few, of addresses, routes and neighbours only
- * theirs. To be freed by rcn_scan_free, also after an error. */
+ * theirs. `key`: 16 bytes, secret from whoever acts inside a namespace; digests under different
+ * keys say nothing about each other. To be freed by rcn_scan_free, also after an error. */
 int rcn_scan_run(const char *const *paths, uint32_t n_paths, const char *const *sysctls,
                  uint32_t n_sysctls, uint32_t what, const int32_t *links, uint32_t n_links,
-                 struct rcn_scan *scan);
+                 const uint8_t *key, struct rcn_scan *scan);
 void rcn_scan_free(struct rcn_scan *scan);
 
 /* Read one netlink datagram of a dump into the scan; what the fuzzer calls. Answers 1 where the

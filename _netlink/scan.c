@@ -189,44 +189,102 @@ static int read_gateways(struct rcn_scan *scan, struct rcn_space *space, int fd,
     return 0;
 }
 
-static uint64_t mix(uint64_t digest, const char *data, size_t size)
+/* SipHash-2-4 over 8-byte words (Aumasson and Bernstein, 2012). Workloads choose what stands in
+ * their namespaces: without the key they cannot make two states look alike. */
+struct siphash {
+    uint64_t v[4];
+};
+
+static uint64_t rotate(uint64_t word, int bits)
 {
+    return word << bits | word >> (64 - bits);
+}
+
+static void sip_round(uint64_t v[4])
+{
+    v[0] += v[1];
+    v[2] += v[3];
+    v[1] = rotate(v[1], 13) ^ v[0];
+    v[3] = rotate(v[3], 16) ^ v[2];
+    v[0] = rotate(v[0], 32);
+    v[2] += v[1];
+    v[0] += v[3];
+    v[1] = rotate(v[1], 17) ^ v[2];
+    v[3] = rotate(v[3], 21) ^ v[0];
+    v[2] = rotate(v[2], 32);
+}
+
+static void sip_begin(struct siphash *hash, const uint8_t *key)
+{
+    uint64_t halves[2];
+
+    memcpy(halves, key, sizeof halves);
+    hash->v[0] = halves[0] ^ 0x736f6d6570736575ULL;
+    hash->v[1] = halves[1] ^ 0x646f72616e646f6dULL;
+    hash->v[2] = halves[0] ^ 0x6c7967656e657261ULL;
+    hash->v[3] = halves[1] ^ 0x7465646279746573ULL;
+}
+
+static void sip_word(struct siphash *hash, uint64_t word)
+{
+    hash->v[3] ^= word;
+    sip_round(hash->v);
+    sip_round(hash->v);
+    hash->v[0] ^= word;
+}
+
+/* The size comes first: what is padded cannot be taken for what is not. */
+static void sip_bytes(struct siphash *hash, const char *data, size_t size)
+{
+    sip_word(hash, size);
     while (size) {
         uint64_t word = 0;
         size_t part = size < sizeof word ? size : sizeof word;
         memcpy(&word, data, part);
-        digest = (digest ^ word) * 0x9E3779B97F4A7C15ULL;
-        digest ^= digest >> 29;
+        sip_word(hash, word);
         data += part;
         size -= part;
     }
-    return digest;
+}
+
+static uint64_t sip_end(struct siphash *hash)
+{
+    hash->v[2] ^= 0xff;
+    for (int i = 0; i < 4; i++)
+        sip_round(hash->v);
+    return hash->v[0] ^ hash->v[1] ^ hash->v[2] ^ hash->v[3];
 }
 
 /* What the rows of one space say, as a number. Places in the heap are left out. */
 static uint64_t digest_of(struct rcn_scan *scan, const struct rcn_space *space,
-                          const size_t before[6])
+                          const size_t before[6], const uint8_t *key)
 {
-    uint64_t digest = space->cookie;
+    struct siphash all;
 
+    sip_begin(&all, key);
+    sip_word(&all, space->cookie);
     for (uint32_t i = 0; i < space->n_links; i++) {
         struct rcn_link link;
+        struct siphash one;
         char *row = scan->rows[RCN_LINKS] + before[RCN_LINKS] + i * sizeof link;
         memcpy(&link, row, sizeof link);
-        uint64_t one = mix(link.alias_size, scan->rows[RCN_HEAP] + link.alias, link.alias_size);
+        sip_begin(&one, key);
+        if (link.alias_size)
+            sip_bytes(&one, scan->rows[RCN_HEAP] + link.alias, link.alias_size);
         link.alias = 0;
-        one = mix(one, (const char *)&link, sizeof link);
-        digest = mix(digest, (const char *)&one, sizeof one);
-        uint32_t folded = (uint32_t)(one ^ one >> 32);
-        memcpy(row + offsetof(struct rcn_link, digest), &folded, sizeof folded);
+        sip_bytes(&one, (const char *)&link, sizeof link);
+        link.digest = sip_end(&one);
+        sip_word(&all, link.digest);
+        memcpy(row + offsetof(struct rcn_link, digest), &link.digest, sizeof link.digest);
     }
     for (int which = RCN_ADDRESSES; which <= RCN_HEAP; which++) {
         size_t size = scan->used[which] - before[which];
-        digest = mix(digest, (const char *)&size, sizeof size);
         if (size)
-            digest = mix(digest, scan->rows[which] + before[which], size);
+            sip_bytes(&all, scan->rows[which] + before[which], size);
+        else
+            sip_word(&all, 0);
     }
-    return digest;
+    return sip_end(&all);
 }
 
 /* Single links by number instead of a dump of all: a host has thousands. */
@@ -278,6 +336,7 @@ struct scanning {
     uint32_t what;
     const int32_t *links;
     uint32_t n_links;
+    const uint8_t *key;
     struct rcn_scan *scan;
     int error;
 };
@@ -355,7 +414,7 @@ static void *scan_all(void *argument)
         memcpy(used, all->scan->used, sizeof used);
         int error = scan_space(all, space, all->paths[i], &proc, buffer);
         if (!error)
-            space->digest = digest_of(all->scan, space, used);
+            space->digest = digest_of(all->scan, space, used, all->key);
         if (error) {
             memset(space, 0, sizeof *space);
             memcpy(all->scan->used, used, sizeof used);
@@ -369,9 +428,9 @@ static void *scan_all(void *argument)
 
 int rcn_scan_run(const char *const *paths, uint32_t n_paths, const char *const *sysctls,
                  uint32_t n_sysctls, uint32_t what, const int32_t *links, uint32_t n_links,
-                 struct rcn_scan *scan)
+                 const uint8_t *key, struct rcn_scan *scan)
 {
-    struct scanning all = {paths, n_paths, sysctls, n_sysctls, what, links, n_links, scan, 0};
+    struct scanning all = {paths, n_paths, sysctls, n_sysctls, what, links, n_links, key, scan, 0};
     pthread_t id;
 
     memset(scan, 0, sizeof *scan);

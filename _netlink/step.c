@@ -41,6 +41,17 @@ static void put_isolated(struct rcn_buffer *buffer, uint8_t isolated)
     rcn_nest_end(buffer, info);
 }
 
+static void put_flush(struct rcn_buffer *buffer)
+{
+    struct rtattr *info = rcn_nest(buffer, IFLA_LINKINFO);
+
+    rcn_put_text(buffer, IFLA_INFO_SLAVE_KIND, "bridge");
+    struct rtattr *data = rcn_nest(buffer, IFLA_INFO_SLAVE_DATA);
+    rcn_put(buffer, IFLA_BRPORT_FLUSH, NULL, 0);
+    rcn_nest_end(buffer, data);
+    rcn_nest_end(buffer, info);
+}
+
 static struct ifinfomsg *begin_link(struct rcn_buffer *buffer, uint16_t type, uint16_t flags,
                                     int index)
 {
@@ -138,6 +149,8 @@ static int set_link(struct rcn_buffer *buffer, const struct rcn_step *step, int 
         put_gen_mode(buffer, step->gen_mode);
     if (step->set & RCN_SET_ISOLATED)
         put_isolated(buffer, step->isolated);
+    if (step->set & RCN_SET_FLUSH)
+        put_flush(buffer);
     return 1;
 }
 

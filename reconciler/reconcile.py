@@ -6,6 +6,7 @@ from functools import partial
 
 from reconciler import trial
 from reconciler.attachment import Attachments
+from reconciler.books import write_down
 from reconciler.core import ops
 from reconciler.core.desired import PING_GROUPS, desired_state
 from reconciler.core.leases import Assignment, Book, Key, assign
@@ -166,8 +167,8 @@ class Pass:
         # What namespaces are asked for, the last pass says.
         names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
         self.looking()
-        self._ahead = Ahead(partial(dump, self.settings.netns_dir, names))
-        declared = self.shelf.read(self.store.remembered(), self.store.trials.doubts())
+        self._ahead = Ahead(partial(dump, self.settings.netns_dir, names, key=self.record.key))
+        declared = self.shelf.read(self.store.memory(), self.store.trials.doubts())
         return declared, declared.loaded.spec, self.store.book()
 
     def assign(
@@ -228,10 +229,11 @@ class Pass:
             links |= {index for network, index in witness.bridges.items() if network in near}
             files = {*(spec.containers[n].netns for n in containers & spec.containers.keys())}
             files |= containers | set(touched.values())
-            dumps = dump_part(netns_dir, names, files=files, links=links - {0})
+            key = self.record.key
+            dumps = dump_part(netns_dir, names, key=key, files=files, links=links - {0})
         elif dumps is None or dumps.sysctls != names:
             self.looking()
-            dumps = dump(netns_dir, names)
+            dumps = dump(netns_dir, names, key=self.record.key)
             if self.changing:
                 self.store.put(SYSCTLS_FACT, " ".join(names))
         self.seen = observe(
@@ -283,6 +285,7 @@ class Pass:
             netns_dir=self.settings.netns_dir,
             record=self.record,
             links=prospect.observed.host.links,
+            ipv6=prospect.observed.ipv6,
             above=self.above,
             stop=self.stop,
         )
@@ -345,17 +348,16 @@ class Pass:
 
     def keep_books(self, prospect: Prospect, old: Book) -> None:
         """Write leases and the content of good files; before the kernel is changed."""
-        loaded = prospect.declared.loaded
-        contents = prospect.declared.contents
+        declared = prospect.declared
+        loaded = declared.loaded
         self.store.save_book(old, prospect.assignment.book)
+        self.store.settle(declared.grown)
         remembered = self.store.remembered()
-        fresh = {f: contents[f] for f in loaded.accepted if remembered.get(f) != contents.get(f)}
         spec = loaded.spec
         gone = set(remembered) - loaded.accepted - loaded.remembered - loaded.lost
         if not (spec.networks or spec.containers):
             gone = set()
-        if fresh or gone:
-            self.store.remember(fresh, forget=gone)
+        write_down(self.store, declared, loaded.accepted, forget=gone)
         trial.keep(self.store, prospect)
 
     def verify(self, prospect: Prospect, outcomes: list[Outcome]) -> list[Outcome]:

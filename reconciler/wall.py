@@ -6,7 +6,7 @@ import msgspec
 
 from reconciler.core import ops
 from reconciler.core.errors import FirewallError
-from reconciler.core.forwarding import FORWARDING
+from reconciler.core.model import FORWARDING
 from reconciler.core.netplan import Scene
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan
@@ -120,6 +120,12 @@ class Wall:
             return not self.backend.look(self.policy).differences
         except FirewallError as error:
             return str(error) == self.problem
+
+    def forwardable(self) -> frozenset[int]:
+        """The IP versions that may be forwarded with the rules that stand now; asks the kernel."""
+        if self.backend is None:
+            return frozenset(FORWARDING)
+        return frozenset(self.policy.guards) if self.stands() and not self.problem else frozenset()
 
     @staticmethod
     def _fact(observed: Observed) -> str:

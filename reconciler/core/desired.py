@@ -33,7 +33,7 @@ from reconciler.core.wanted import (
 PING_GROUPS = ("net.ipv4.ping_group_range", "0 2147483647")
 """Lets every group open ICMP datagram sockets: ping without CAP_NET_RAW (icmp(7))."""
 MTU_DEFAULT = 1500
-VERSION = 1
+VERSION = 2
 """Of what is made from a declaration, and of what counts as a difference: to be raised with either,
 for what an older one found to be right is not looked at again."""
 

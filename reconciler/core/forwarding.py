@@ -1,11 +1,10 @@
 """The host's forwarding sysctls: set where a network needs them, never set back."""
 
 from reconciler.core import ops
+from reconciler.core.model import FORWARDING
 from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
 from reconciler.core.wanted import Desired
-
-FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 NEIGHBOURS = tuple(
     f"net/ipv{version}/neigh/default/gc_thresh{step}" for version in (4, 6) for step in (1, 2, 3)

@@ -12,6 +12,8 @@ import msgspec
 BITS: dict[int, int] = {4: 32, 6: 128}
 PROTOCOL = 0x72
 """The protocol number on every address, route and rule that runcnet makes (rtnetlink(7))."""
+FORWARDING: dict[int, str] = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+"""IP version → the host's sysctl; without the latter the kernel has no IPv6."""
 
 
 class Address(NamedTuple):

@@ -11,7 +11,7 @@ from enum import Enum
 
 import msgspec
 
-from reconciler.core.model import PROTOCOL, InterfaceAddress
+from reconciler.core.model import FORWARDING, PROTOCOL, InterfaceAddress
 from reconciler.core.names import EndpointAlias, parse_alias
 from reconciler.core.rows import Link, Space
 
@@ -91,6 +91,11 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """The host's own, by the name that was asked for."""
     space_sysctls: tuple[str, ...]
     """The names whose values `Space.sysctls` holds, in its order."""
+
+    @property
+    def ipv6(self) -> bool:
+        """Whether the kernel has IPv6."""
+        return self.sysctls.get(FORWARDING[6]) is not None
 
 
 def marked_container(space: Space) -> str | None:

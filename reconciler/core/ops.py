@@ -23,7 +23,7 @@ from reconciler.core.entries import (
 )
 from reconciler.core.model import Address, InterfaceAddress
 from reconciler.core.names import container_alias, mac_text, network_alias
-from reconciler.core.rows import NeighbourRow
+from reconciler.core.rows import IPV6_MTU, NeighbourRow
 from reconciler.core.wanted import Bridge, Endpoint, Member
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "SetSysctl",
     "WireBundle",
     "WriteDns",
+    "accept_ra",
     "endpoint_entries",
     "other_mtu",
 ]
@@ -74,11 +75,11 @@ class MakeBridge(Operation, frozen=True, kw_only=True):
         mac = mac_text(self.bridge.mac)
         return [
             self._ip("link", "add", name, "address", mac, "type", "bridge"),
-            self._ip("link", "set", name, "addrgenmode", "none"),
             self._ip("link", "set", name, "alias", network_alias(self.bridge.network)),
             # A bridge keeps its MTU only once it was changed: first another value.
             self._ip("link", "set", name, "mtu", other_mtu(self.bridge.mtu)),
             self._ip("link", "set", name, "mtu", self.bridge.mtu),
+            *_no_noise(self, name, self.bridge.mtu, host=True),
             self._ip("link", "set", name, "up"),
             *(address_line(self, name, a, "add") for a in self.bridge.addresses),
         ]
@@ -246,6 +247,8 @@ class SetLink(Operation, frozen=True, kw_only=True):
     gen_mode_none: bool = False
     isolated: bool | None = None
     group: int | None = None
+    flush: bool = False
+    """What its bridge has learned behind it is forgotten."""
 
     def words(self) -> list[list[Word]]:
         """The words of one `ip link set` after another."""
@@ -265,6 +268,8 @@ class SetLink(Operation, frozen=True, kw_only=True):
         if self.isolated is not None:
             state = "on" if self.isolated else "off"
             words.append(["type", "bridge_slave", "isolated", state])
+        if self.flush:
+            words.append(["type", "bridge_slave", "fdb_flush"])
         if self.alias is not None:
             words.append(["alias", self.alias])
         if self.up:
@@ -292,6 +297,8 @@ class SetSysctl(Operation, frozen=True, kw_only=True):
 
     name: str
     value: str
+    if_there: bool = False
+    """Whether it is as well where there is no such entry."""
 
     def describe(self) -> str:
         return f"set {self.name} to {self.value}"
@@ -349,6 +356,23 @@ def other_mtu(mtu: int) -> int:
     return mtu - 1 if mtu > 1280 else mtu + 1
 
 
+def accept_ra(link: str) -> str:
+    """The sysctl that says whether routers are believed behind a link of the host."""
+    return f"net/ipv6/conf/{link}/accept_ra"
+
+
+def _no_noise(op: Operation, link: str, mtu: int, *, host: bool) -> list[str]:
+    """No link-local address by itself and, on the host, no router that is believed."""
+    if mtu < IPV6_MTU:
+        return []
+    if not host:
+        return [op._ip("link", "set", link, "addrgenmode", "none")]
+    return [
+        shlex.join(["ip", "link", "set", link, "addrgenmode", "none"]),
+        shlex.join(["sysctl", "-qw", f"{accept_ra(link)}=0"]),
+    ]
+
+
 def _carried(endpoint: Endpoint) -> str:
     shown = [str(a) for a in endpoint.addresses if not a.is_link_local]
     return f"{endpoint.name} {' '.join(shown) or 'no address'} in {endpoint.network}"
@@ -366,7 +390,7 @@ def _endpoint_commands(op: Operation, endpoint: Endpoint) -> list[str]:
 
     lines = [
         line(*add),
-        line("ip", "link", "set", host, "addrgenmode", "none"),
+        *_no_noise(op, host, endpoint.mtu, host=True),
         line("ip", "link", "set", host, "alias", endpoint.alias),
     ]
     if endpoint.group:
@@ -377,7 +401,7 @@ def _endpoint_commands(op: Operation, endpoint: Endpoint) -> list[str]:
         lines.append(line("ip", "link", "set", host, "type", "bridge_slave", "isolated", "on"))
     lines += [
         line("ip", "link", "set", host, "up"),
-        op._ip("link", "set", endpoint.name, "addrgenmode", "none"),
+        *_no_noise(op, endpoint.name, endpoint.mtu, host=False),
         op._ip("link", "set", endpoint.name, "up"),
     ]
     lines += [address_line(op, endpoint.name, a, "add") for a in endpoint.addresses]

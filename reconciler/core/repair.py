@@ -11,7 +11,16 @@ from reconciler.core.hostview import Group, HostView
 from reconciler.core.model import PROTOCOL, InterfaceAddress, Subnet
 from reconciler.core.names import container_alias, network_alias
 from reconciler.core.observed import SeenContainer, SeenEnd
-from reconciler.core.rows import GEN_MODE_NONE, Link, LinkAddress, RouteRow, RuleRow, Space
+from reconciler.core.rows import (
+    GEN_MODE_NONE,
+    IPV6_MTU,
+    NO_IPV6,
+    Link,
+    LinkAddress,
+    RouteRow,
+    RuleRow,
+    Space,
+)
 from reconciler.core.wanted import Bridge, DesiredRoute, DesiredRule, Endpoint, Member
 
 RTN_UNICAST = 1
@@ -33,9 +42,10 @@ def bridge_repairs(bridge: Bridge, link: Link, host: Space, *, used: bool) -> li
         mtu=bridge.mtu if link.mtu != bridge.mtu else None,
         up=True if renamed or not link.up else None,
         alias=_differs(link.alias, network_alias(bridge.network)),
-        gen_mode_none=link.gen_mode != GEN_MODE_NONE,
+        gen_mode_none=_noisy(link, bridge.mtu),
     )
     group: Group = [edit] if edit.words() else []
+    group += _deafen(bridge.object, link, bridge.name, bridge.mtu)
     addresses = [] if renamed else [a for a in host.addresses if a.index == link.index]
 
     def cuts(address: InterfaceAddress) -> bool:
@@ -50,6 +60,22 @@ def bridge_repairs(bridge: Bridge, link: Link, host: Space, *, used: bool) -> li
 
 def _outside(address: InterfaceAddress, subnets: Iterable[Subnet]) -> bool:
     return not address.is_link_local and not any(s.holds(address.address) for s in subnets)
+
+
+def _noisy(link: Link, mtu: int) -> bool:
+    """Whether it is to be told not to give itself a link-local address; `mtu`: what it is to have."""
+    if mtu < IPV6_MTU or (link.mtu >= IPV6_MTU and link.gen_mode == NO_IPV6):
+        return False
+    # With an MTU that is large enough IPv6 comes back, with the kernel's defaults.
+    return link.gen_mode != GEN_MODE_NONE
+
+
+def _deafen(owner: str, link: Link, name: str, mtu: int) -> Group:
+    """A member must not become the host's router: nothing is believed behind links of ours."""
+    fresh = mtu >= IPV6_MTU > link.mtu and link.accept_ra == NO_IPV6
+    if not fresh and (mtu < IPV6_MTU or link.accept_ra in (0, NO_IPV6)):
+        return []
+    return [ops.SetSysctl(object=owner, name=ops.accept_ra(name), value="0", if_there=True)]
 
 
 def _differs(seen: str, wanted: str) -> str | None:
@@ -257,7 +283,7 @@ def _endpoint_repairs(
         up=True if not outer.up and not renamed_host else None,
         alias=_differs(outer.alias, endpoint.alias),
         group=view.group_to_set(endpoint, outer),
-        gen_mode_none=outer.gen_mode != GEN_MODE_NONE,
+        gen_mode_none=_noisy(outer, endpoint.mtu),
     )
     # A link that goes down loses its IPv6 addresses.
     seen = [
@@ -281,11 +307,12 @@ def _endpoint_repairs(
         mac=None if late else mac,
         mtu=endpoint.mtu if inner.mtu != endpoint.mtu else None,
         up=True if not inner.up and not renamed else None,
-        gen_mode_none=inner.gen_mode != GEN_MODE_NONE,
+        gen_mode_none=_noisy(inner, endpoint.mtu),
     )
     group: Group = []
     if host_edit.words():
         group.append(host_edit)
+    group += _deafen(owner, outer, endpoint.host_name, endpoint.mtu)
     if inner_edit.words():
         group.append(inner_edit)
     group += removed + added

@@ -13,6 +13,10 @@ IFF_LOOPBACK = 0x8
 GEN_MODE_EUI64 = 0
 GEN_MODE_NONE = 1
 """in6_addr_gen_mode of linux/if_link.h: no IPv6 link-local address by itself."""
+NO_IPV6 = 255
+"""In place of `gen_mode` and `accept_ra` where a link has no IPv6."""
+IPV6_MTU = 1280
+"""Below that a link has no IPv6 (RFC 8200, section 5)."""
 
 
 class Link(NamedTuple):
@@ -32,6 +36,8 @@ class Link(NamedTuple):
     alias: str
     group: int = 0
     """The device group (IFLA_GROUP); 0 is the default one."""
+    accept_ra: int = NO_IPV6
+    """Whether routers are believed there (ip-sysctl): 0 no, 1 unless the host forwards, 2 always."""
     digest: int = 0
     """Equal digests, equal links."""
 

@@ -2,7 +2,8 @@
 
 When a pass finds that a container is as wanted, it writes down a digest of what was wanted and one
 of what the kernel showed. As long as both come out the same, nothing can differ, and the rows of
-that namespace are not even decoded. The record in the run dir keeps them: gone at a reboot.
+that namespace are not even decoded. The record in the run dir keeps them: gone at a reboot. What is
+seen is chosen by workloads in part, so its digests are keyed with a secret of the record.
 """
 
 from collections.abc import Iterable, Mapping

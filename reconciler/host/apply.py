@@ -10,7 +10,7 @@ from reconciler.core import ops
 from reconciler.core.names import container_alias
 from reconciler.core.observed import LOOPBACK
 from reconciler.core.ops import Operation
-from reconciler.core.rows import Link
+from reconciler.core.rows import IPV6_MTU, Link
 from reconciler.core.wanted import Endpoint, Member
 from reconciler.host import netns, rtnl, steps
 from reconciler.host.ahead import Ahead
@@ -23,6 +23,9 @@ REMOVED = 16384
 """Containers removed before their links are waited for: the kernel reaps them together."""
 SPARE = 64
 """Link numbers left to whoever else makes links while a pass runs."""
+INNER = 64
+"""The number of a fresh container's first interface: a kernel with tunnel modules puts a device of
+each into every new namespace, and those are numbered from 2 on."""
 PROBE = 64
 """Links asked for at once while they are waited for."""
 STALL_S, STALL_EACH_S = 3.0, 0.005
@@ -55,13 +58,16 @@ class Kernel:
         netns_dir: str,
         record: Record,
         links: Iterable[Link],
+        ipv6: bool = True,
         above: int = 0,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`links` are the host's, as they were last seen; `above`: numbers up to that are taken, too."""
+        """`links` are the host's, as they were last seen; `ipv6`: whether the kernel has it; `above`:
+        numbers up to that are taken, too."""
         self.netns_dir = netns_dir
         self.record = record
         self.stop = stop
+        self.ipv6 = ipv6
         self._indexes = {link.name: link.index for link in links}
         used = max(self._indexes.values(), default=0)
         # Links that others make meanwhile are numbered by the kernel from its last number on.
@@ -225,10 +231,10 @@ class Kernel:
             index = self._take_index()
             ends[index] = (endpoint.network, member.name, endpoint.name)
             numbers[endpoint.name] = index
-            self._veth(batch, endpoint, index, position + 2)
-        links = {e.name: position + 2 for position, e in enumerate(member.endpoints)}
+            self._veth(batch, endpoint, index, INNER + position)
+        links = {e.name: INNER + position for position, e in enumerate(member.endpoints)}
         for endpoint in member.endpoints:
-            steps.inner_up(batch, endpoint, links[endpoint.name])
+            steps.inner_up(batch, endpoint, links[endpoint.name], ipv6=self.ipv6)
         for route in member.routes:
             batch.route(
                 route.to, via=route.via, link=links[route.link], table=route.table, inside=True
@@ -255,6 +261,7 @@ class Kernel:
         return index
 
     def _veth(self, batch: Batch, endpoint: Endpoint, index: int, peer_index: int) -> None:
+        ipv6 = self.ipv6 and endpoint.mtu >= IPV6_MTU
         batch.veth(
             name=endpoint.host_name,
             index=index,
@@ -267,7 +274,10 @@ class Kernel:
             peer_index=peer_index,
             peer_mac=endpoint.mac,
             group=endpoint.group,
+            ipv6=ipv6,
         )
+        if ipv6:
+            steps.deafen(batch, endpoint.host_name)
 
     def perform(self, operations: Sequence[Operation]) -> Iterator[Outcome]:
         """Carry out everything else, one after another, each for itself."""
@@ -320,7 +330,7 @@ class Kernel:
                 self.record.note_bridges({op.bridge.network: 0})
                 batch.host()
                 index = self._take_index()
-                steps.make_bridge(batch, op, index)
+                steps.make_bridge(batch, op, index, ipv6=self.ipv6)
                 self._indexes.setdefault(op.bridge.name, index)
             case ops.RemoveBridge():
                 batch.host()
@@ -336,7 +346,7 @@ class Kernel:
                 index = self._take_index()
                 ends[index] = (op.endpoint.network, op.endpoint.container, op.endpoint.name)
                 self._veth(batch, op.endpoint, index, 0)
-                steps.inner_up(batch, op.endpoint, op.endpoint.name)
+                steps.inner_up(batch, op.endpoint, op.endpoint.name, ipv6=self.ipv6)
                 self._entries(batch, op.endpoint, index, op.endpoint.name)
             case ops.SetLink():
                 return self._set_link(batch, op)
@@ -386,7 +396,8 @@ class Kernel:
                 batch.address(LOOPBACK, op.address, inside=False, delete=True)
             case ops.SetSysctl():
                 self._enter(batch, op)
-                batch.sysctl(op.name, op.value, inside=bool(op.netns))
+                inside = bool(op.netns)
+                batch.sysctl(op.name, op.value, inside=inside, if_there=op.if_there)
             case _:
                 raise AssertionError(f"no way to carry out {type(op).__name__}")
         return None
@@ -409,7 +420,7 @@ class Kernel:
             self._enter(batch, op)
         else:
             batch.host()
-        steps.set_link(batch, op, master)
+        steps.set_link(batch, op, master, ipv6=self.ipv6)
         return None
 
 

@@ -109,15 +109,17 @@ class Batch:
         peer_index: int,
         peer_mac: bytes,
         group: int = 0,
+        ipv6: bool = True,
     ) -> None:
         """A veth pair: the host's end numbered `index` and up, the other placed in the namespace.
 
         `master` 0: no bridge; `peer_index` 0: the kernel numbers the inner end; `group`: the host
-        end's device group (0: the default one).
+        end's device group (0: the default one); `ipv6`: whether the link has IPv6, which then gives
+        it no address by itself.
         """
         self._add(
             ("add veth {} in the host", name), lib.RCN_VETH, link=index, link_name=name, mac=mac,
-            mtu=mtu, other=master, text=alias.encode(), isolated=isolated, gen_mode=1,
+            mtu=mtu, other=master, text=alias.encode(), isolated=isolated, gen_mode=int(ipv6),
             name=peer_name, priority=peer_index, peer_mac=peer_mac, table=group,
         )  # fmt: skip
 
@@ -139,10 +141,12 @@ class Batch:
         gen_mode: int | None = None,
         isolated: bool | None = None,
         group: int | None = None,
+        flush: bool = False,
     ) -> None:
         """Set what is given on a link (`master` 0: out of its bridge).
 
-        The flags are set before the address generation mode.
+        `flush`: its bridge forgets what it has learned behind it. The flags are set before the
+        address generation mode.
         """
         chosen = (
             (lib.RCN_SET_NAME if name is not None else 0)
@@ -154,6 +158,7 @@ class Batch:
             | (lib.RCN_SET_GEN_MODE if gen_mode is not None else 0)
             | (lib.RCN_SET_ISOLATED if isolated is not None else 0)
             | (lib.RCN_SET_GROUP if group is not None else 0)
+            | (lib.RCN_SET_FLUSH if flush else 0)
         )
         self._add(
             ("set link {}", link), lib.RCN_LINK, inside=inside, link=link, set_=chosen,
@@ -223,11 +228,14 @@ class Batch:
             address=value.to_bytes(LENGTH[version], "big"),
         )  # fmt: skip
 
-    def sysctl(self, name: str, value: str, *, inside: bool) -> None:
-        """Write a sysctl. Dots part the name, or slashes, where an interface's name holds dots."""
+    def sysctl(self, name: str, value: str, *, inside: bool, if_there: bool = False) -> None:
+        """Write a sysctl. Dots part the name, or slashes, where an interface's name holds dots.
+
+        `if_there`: no error where there is no such entry.
+        """
         self._add(
             ("set sysctl {}", name), lib.RCN_SYSCTL, inside=inside,
-            text=name.encode() + b"\0" + value.encode(),
+            text=name.encode() + b"\0" + value.encode(), set_=lib.RCN_SET_IF_THERE if if_there else 0,
         )  # fmt: skip
 
     def run(self) -> list[Result]:

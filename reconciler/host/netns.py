@@ -15,18 +15,24 @@ MODE = 0o755
 
 
 def read(
-    directory: str, sysctls: tuple[str, ...], *, only: Collection[str] | None = None
+    directory: str,
+    sysctls: tuple[str, ...],
+    *,
+    only: Collection[str] | None = None,
+    key: bytes = rtnl.NO_KEY,
 ) -> tuple[dict[str, FileState], dict[str, Space]]:
-    """Every file of `directory` (or `only` these) with its state, and a dump of each namespace."""
+    """Every file of `directory` (or `only` these) with its state, and a dump of each namespace.
+
+    `key` is the secret of the dumps' digests.
+    """
     try:
         with os.scandir(directory) as entries:
             found = [entry.name for entry in entries]
     except (FileNotFoundError, NotADirectoryError):
         return {}, {}
     names = sorted(name for name in found if only is None or name in only)
-    spaces = dict(
-        zip(names, rtnl.scan([f"{directory}/{n}" for n in names], sysctls=sysctls), strict=True)
-    )
+    found_spaces = rtnl.scan([f"{directory}/{n}" for n in names], sysctls=sysctls, key=key)
+    spaces = dict(zip(names, found_spaces, strict=True))
     states = {}
     for name, space in spaces.items():
         if space.error == 0:

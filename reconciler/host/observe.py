@@ -4,7 +4,8 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import NamedTuple
 
-from reconciler.core.forwarding import FORWARDING, NEIGHBOURS
+from reconciler.core.forwarding import NEIGHBOURS
+from reconciler.core.model import FORWARDING
 from reconciler.core.names import parse_alias
 from reconciler.core.observed import FileState, Observed, Witness, observe_owned
 from reconciler.core.rows import Space
@@ -34,22 +35,29 @@ class Dumps(NamedTuple):
     spaces: dict[str, Space]
     sysctls: tuple[str, ...]
     """The names that were read in each namespace."""
+    key: bytes
+    """The secret of the digests."""
 
 
-def dump(netns_dir: str, sysctls: tuple[str, ...]) -> Dumps:
+def dump(netns_dir: str, sysctls: tuple[str, ...], *, key: bytes) -> Dumps:
     """Dump the host and every namespace of the netns dir, both at once."""
-    host = Ahead(partial(rtnl.scan_host, sysctls=HOST_SYSCTLS))
-    files, spaces = netns.read(netns_dir, sysctls)
-    return Dumps(host.result(), files, spaces, sysctls)
+    host = Ahead(partial(rtnl.scan_host, sysctls=HOST_SYSCTLS, key=key))
+    files, spaces = netns.read(netns_dir, sysctls, key=key)
+    return Dumps(host.result(), files, spaces, sysctls, key)
 
 
 def dump_part(
-    netns_dir: str, sysctls: tuple[str, ...], *, files: Collection[str], links: Collection[int]
+    netns_dir: str,
+    sysctls: tuple[str, ...],
+    *,
+    key: bytes,
+    files: Collection[str],
+    links: Collection[int],
 ) -> Dumps:
     """As `dump`, but of these files and of these links of the host alone."""
-    host = rtnl.scan_host(sysctls=HOST_SYSCTLS, links=sorted(links))
-    states, spaces = netns.read(netns_dir, sysctls, only=files)
-    return Dumps(host, states, spaces, sysctls)
+    host = rtnl.scan_host(sysctls=HOST_SYSCTLS, links=sorted(links), key=key)
+    states, spaces = netns.read(netns_dir, sysctls, only=files, key=key)
+    return Dumps(host, states, spaces, sysctls, key)
 
 
 def observe(
@@ -73,21 +81,16 @@ def observe(
         netns_dir=netns_dir,
         files=dumps.files,
         spaces=dumps.spaces,
-        living=_living(host, dumps.spaces, witness, expected, dumps.sysctls),
+        living=_living(dumps, witness, expected),
         witness=witness,
         sysctls=values,
         space_sysctls=dumps.sysctls,
     )
 
 
-def _living(
-    host: Space,
-    spaces: dict[str, Space],
-    witness: Witness,
-    expected: Iterable[str],
-    sysctls: tuple[str, ...],
-) -> dict[str, Space]:
+def _living(dumps: Dumps, witness: Witness, expected: Iterable[str]) -> dict[str, Space]:
     """Namespaces of processes that are bound nowhere in the netns dir; looked for only when missed."""
+    host, spaces = dumps.host, dumps.spaces
     cookies = {space.cookie for space in spaces.values()}
     missed = any(name not in spaces for name in expected) or any(
         cookie and cookie not in cookies for cookie in witness.spaces.values()
@@ -96,7 +99,8 @@ def _living(
         return {}
     known = {space.inode for space in spaces.values()} | {host.inode}
     paths = [path for inode, path in procs.namespaces().items() if inode not in known]
-    return dict(zip(paths, rtnl.scan(paths, sysctls=sysctls), strict=True))
+    found = rtnl.scan(paths, sysctls=dumps.sysctls, key=dumps.key)
+    return dict(zip(paths, found, strict=True))
 
 
 def busy_in(observed: Observed) -> Callable[[str], tuple[int, ...]]:

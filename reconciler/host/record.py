@@ -23,6 +23,7 @@ CREATE INDEX IF NOT EXISTS end_of ON end (container);
 CREATE TABLE IF NOT EXISTS bridge (network TEXT PRIMARY KEY, ifindex INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS gateway (address TEXT PRIMARY KEY, network TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS seal (container TEXT PRIMARY KEY, wanted BLOB, seen INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS secret (key BLOB);
 CREATE TABLE IF NOT EXISTS leaving (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scene (boot TEXT, cookie INTEGER);
 CREATE TABLE IF NOT EXISTS trouble (object TEXT PRIMARY KEY, since REAL, text TEXT) WITHOUT ROWID;
@@ -39,6 +40,8 @@ class Record:
         self._db = db
         self._scene = scene
         self.present = present
+        self.key = _key(db)
+        """16 bytes that whoever acts inside a namespace cannot know: the secret of the digests."""
 
     @classmethod
     def open(cls, directory: str, *, cookie: int, read_only: bool = False) -> "Record":
@@ -202,6 +205,16 @@ class Record:
         self._write("DELETE FROM gateway WHERE address=?", [(address,) for address in gateways])
 
 
+def _key(db: sqlite3.Connection) -> bytes:
+    db.execute("BEGIN IMMEDIATE")
+    known = db.execute("SELECT key FROM secret").fetchone()
+    if known is None:
+        known = (os.urandom(16),)
+        db.execute("INSERT INTO secret VALUES (?)", known)
+    db.execute("COMMIT")
+    return bytes(known[0])
+
+
 def _matches(db: sqlite3.Connection, scene: tuple[str, int]) -> bool:
     try:
         return bool(db.execute("SELECT boot, cookie FROM scene").fetchone() == scene)
@@ -211,6 +224,9 @@ def _matches(db: sqlite3.Connection, scene: tuple[str, int]) -> bool:
 
 def _open(path: str, scene: tuple[str, int]) -> tuple[sqlite3.Connection, bool]:
     for _ in range(2):
+        # Nobody else need know the secret in it; its companions get the same mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.chmod(path, 0o600)
         db = sqlite3.connect(path, isolation_level=None, timeout=30)
         with contextlib.suppress(sqlite3.DatabaseError):
             # What is lost with the power is lost with the objects it speaks of.

@@ -26,29 +26,37 @@ __all__ = [
     "unbind",
 ]
 
-LINK = struct.Struct("=iIIiiiIBB6s16s16sIII")
+LINK = struct.Struct("=iIIiiiIBBB3x6s16s16sIIQ")
 ADDRESS = struct.Struct("=iI4B16s")
 ROUTE = struct.Struct("=iII8B16s16s16s")
 RULE = struct.Struct("=II4B16s")
 NEIGHBOUR = struct.Struct("=iBx6s16s")
 SIZES = (LINK.size, ADDRESS.size, ROUTE.size, RULE.size, NEIGHBOUR.size)
 LINKS, ADDRESSES, ROUTES, RULES, NEIGHBOURS, HEAP = range(6)
+NO_KEY = bytes(16)
 HALVES = 512
 """From so many namespaces on, a scan takes two threads."""
 
 
-def scan(paths: Sequence[str], *, sysctls: Sequence[str] = ()) -> list[Space]:
-    """A dump of each namespace; `error` is set where one could not be read, or is no namespace."""
+def scan(paths: Sequence[str], *, sysctls: Sequence[str] = (), key: bytes = NO_KEY) -> list[Space]:
+    """A dump of each namespace; `error` is set where one could not be read, or is no namespace.
+
+    `key`: 16 bytes, the secret of the digests.
+    """
     if len(paths) < HALVES:
-        return _scan(paths, sysctls)
+        return _scan(paths, sysctls, key=key)
     middle = len(paths) // 2
     # The work is done in C without the interpreter's lock, and the kernel serves both at once.
-    second = Ahead(partial(_scan, paths[middle:], sysctls))
-    return _scan(paths[:middle], sysctls) + second.result()
+    second = Ahead(partial(_scan, paths[middle:], sysctls, key=key))
+    return _scan(paths[:middle], sysctls, key=key) + second.result()
 
 
 def scan_host(
-    *, sysctls: Sequence[str] = (), links_only: bool = False, links: Sequence[int] | None = None
+    *,
+    sysctls: Sequence[str] = (),
+    links_only: bool = False,
+    links: Sequence[int] | None = None,
+    key: bytes = NO_KEY,
 ) -> Space:
     """A dump of our own namespace; of `links` only those with these numbers, where given.
 
@@ -57,7 +65,7 @@ def scan_host(
     what = int(lib.RCN_WHAT_LINKS if links_only else lib.RCN_WHAT_ALL)
     if links is not None and not links:
         what &= ~int(lib.RCN_WHAT_LINKS)
-    space = _scan([None], sysctls, what, links or ())[0]
+    space = _scan([None], sysctls, what, links or (), key=key)[0]
     if space.error:
         raise OSError(space.error, "the host's links could not be dumped")
     return space
@@ -88,6 +96,8 @@ def _scan(
     sysctls: Sequence[str],
     what: int = lib.RCN_WHAT_ALL,
     links: Sequence[int] = (),
+    *,
+    key: bytes = NO_KEY,
 ) -> list[Space]:
     """None stands for our own namespace, an empty path for a fresh one."""
     if not paths:
@@ -112,6 +122,7 @@ def _scan(
             what,
             ffi.new("int32_t[]", list(links)),
             len(links),
+            ffi.new("uint8_t[16]", key),
             found,
         )
         if error:
@@ -180,11 +191,11 @@ def _values(heap: bytes, at: int, count: int) -> tuple[str | None, ...]:
 
 def _links(raw: bytes, heap: bytes) -> list[Link]:
     return [
-        Link(index, _text(name), _text(kind), mac, mtu, flags, master, peer, nsid, mode,
+        Link(index, _text(name), _text(kind), mac, mtu, flags, master, peer, nsid, gen_mode,
              bool(isolated), heap[alias : alias + size].decode("utf-8", "replace") if size else "",
-             group, digest)
-        for index, flags, mtu, master, peer, nsid, group, mode, isolated, mac, name, kind, alias, size, digest
-        in LINK.iter_unpack(raw)
+             group, accept_ra, digest)
+        for index, flags, mtu, master, peer, nsid, group, gen_mode, accept_ra, isolated, mac, name, kind,
+            alias, size, digest in LINK.iter_unpack(raw)
     ]  # fmt: skip
 
 

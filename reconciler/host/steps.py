@@ -6,13 +6,16 @@ from collections.abc import Iterable
 
 from reconciler.core import ops
 from reconciler.core.names import network_alias
-from reconciler.core.rows import GEN_MODE_NONE, NeighbourRow
+from reconciler.core.rows import GEN_MODE_NONE, IPV6_MTU, NeighbourRow
 from reconciler.core.wanted import Endpoint
 from reconciler.host.batch import Batch, Result
 
 
-def set_link(batch: Batch, op: ops.SetLink, master: int | None) -> None:
-    """What differs on one link; `master` is its bridge's number (0: none, None: as it is)."""
+def set_link(batch: Batch, op: ops.SetLink, master: int | None, *, ipv6: bool) -> None:
+    """What differs on one link.
+
+    `master` is its bridge's number (0: none, None: as it is), `ipv6`: whether the kernel has it.
+    """
     inside = bool(op.netns) and not op.host
     index = op.index
     if op.name is not None:
@@ -26,7 +29,7 @@ def set_link(batch: Batch, op: ops.SetLink, master: int | None) -> None:
         batch.link(index, inside=inside, mac=op.mac)
     if op.mtu is not None:
         batch.link(index, inside=inside, mtu=op.mtu)
-    if op.gen_mode_none:
+    if op.gen_mode_none and ipv6:
         # Behind the MTU: below 1,280 bytes a link has no IPv6, and so no such mode.
         batch.link(index, inside=inside, gen_mode=GEN_MODE_NONE)
     if master is not None:
@@ -35,21 +38,30 @@ def set_link(batch: Batch, op: ops.SetLink, master: int | None) -> None:
         batch.link(index, inside=inside, group=op.group)
     if op.isolated is not None:
         batch.link(index, inside=inside, isolated=op.isolated)
+    if op.flush:
+        batch.link(index, inside=inside, flush=True)
     if op.alias is not None:
         batch.link(index, inside=inside, alias=op.alias)
     if op.up or op.name is not None:
         batch.link(index, inside=inside, up=True)
 
 
-def make_bridge(batch: Batch, op: ops.MakeBridge, index: int) -> None:
-    """The steps that make a bridge whole."""
+def deafen(batch: Batch, link: str) -> None:
+    """No router is believed behind a link of the host that is ours, where it has IPv6 at all."""
+    batch.sysctl(ops.accept_ra(link), "0", inside=False, if_there=True)
+
+
+def make_bridge(batch: Batch, op: ops.MakeBridge, index: int, *, ipv6: bool) -> None:
+    """The steps that make a bridge whole; `ipv6`: whether the kernel has it."""
     bridge = op.bridge
     # By number, never by name: where somebody was faster, nothing of theirs may be touched.
     batch.bridge(name=bridge.name, index=index, mac=bridge.mac)
     # The MTU stays only once it was changed to another value (a bridge follows its ports else).
     batch.link(index, inside=False, mtu=ops.other_mtu(bridge.mtu))
-    batch.link(index, inside=False, gen_mode=GEN_MODE_NONE)
     batch.link(index, inside=False, mtu=bridge.mtu, alias=network_alias(bridge.network))
+    if ipv6 and bridge.mtu >= IPV6_MTU:
+        batch.link(index, inside=False, gen_mode=GEN_MODE_NONE)
+        deafen(batch, bridge.name)
     batch.link(index, inside=False, up=True)
     for address in bridge.addresses:
         batch.address(index, address, inside=False)
@@ -61,10 +73,11 @@ def forget_neighbours(batch: Batch, rows: Iterable[NeighbourRow]) -> None:
         batch.neighbour(row.address, row.mac, link=row.index, inside=False, delete=True)
 
 
-def inner_up(batch: Batch, endpoint: Endpoint, link: int | str) -> None:
+def inner_up(batch: Batch, endpoint: Endpoint, link: int | str, *, ipv6: bool) -> None:
     """The steps that bring the inner end of a veth pair up with its addresses."""
-    # In one message the flags would come first, and with them a link-local address.
-    batch.link(link, inside=True, gen_mode=GEN_MODE_NONE)
+    if ipv6 and endpoint.mtu >= IPV6_MTU:
+        # In one message the flags would come first, and with them a link-local address.
+        batch.link(link, inside=True, gen_mode=GEN_MODE_NONE)
     batch.link(link, inside=True, up=True)
     for address in endpoint.addresses:
         batch.address(link, address, inside=True)

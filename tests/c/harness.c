@@ -88,7 +88,9 @@ static void work(const char *dir)
 {
     const char *names[COUNT + 1];
     const char *sysctls[] = {"net.core.somaxconn", "net.no.such"};
+    static const uint8_t key[16] = {1}, other[16] = {2};
     struct rcn_scan scan;
+    uint64_t digest;
 
     prepare(dir);
     CHECK(!rcn_run(jobs, COUNT, steps, results));
@@ -100,7 +102,11 @@ static void work(const char *dir)
     CHECK(!rcn_run(jobs, 1, steps, results));
     CHECK(results[0].error);
     names[COUNT] = "/etc/passwd";
-    CHECK(!rcn_scan_run(names, COUNT + 1, sysctls, 2, RCN_WHAT_ALL, NULL, 0, &scan));
+    CHECK(!rcn_scan_run(names, COUNT, sysctls, 2, RCN_WHAT_ALL, NULL, 0, other, &scan));
+    digest = scan.spaces[0].digest;
+    rcn_scan_free(&scan);
+    CHECK(!rcn_scan_run(names, COUNT + 1, sysctls, 2, RCN_WHAT_ALL, NULL, 0, key, &scan));
+    CHECK(digest && scan.spaces[0].digest && digest != scan.spaces[0].digest);
     CHECK(scan.spaces[0].n_links == 2 && scan.spaces[COUNT].error);
     CHECK(!memcmp(scan.rows[5] + scan.spaces[0].sysctls, "+99\n\0-", 6));
     rcn_scan_free(&scan);

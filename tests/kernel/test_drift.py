@@ -71,7 +71,7 @@ INSIDE = {
 }  # fmt: skip
 HOST = {
     "host end down": (f"ip link set {END} down", "up"),
-    "host end's MTU": (f"ip link set {END} mtu 1200", "mtu 1500"),
+    "host end's MTU": (f"ip link set {END} mtu 1400", "mtu 1500"),
     "host end's MAC": (f"ip link set {END} address 02:00:00:00:00:99", "address "),
     "host end's mark": (f"ip link set {END} alias nobody", "alias runcnet:runc0/web/eth0"),
     "host end's bridge": (f"ip link set {END} nomaster", "master runc0"),

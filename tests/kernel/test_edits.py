@@ -220,3 +220,20 @@ def test_a_container_without_interfaces_gets_some_once_it_is_not_in_use(bare: Pr
         assert bare.reconcile().report["converged"], "a deleted veth is drift, no change of mode"
     assert bare.addresses("eth0", "a") == ["10.9.0.2/24"]
     assert bare.reconcile().changes == []
+
+
+@pytest.mark.parametrize("kind", ["bridge", "routed"])
+def test_an_mtu_too_small_for_ipv6_and_back(bare: PrivateHost, kind: str) -> None:
+    """Below 1,280 bytes a link has no IPv6, and nothing of it can be set there."""
+    text = (
+        f"networks: {{n: {{type: {kind}, subnets: 10.0.0.0/24, mtu: %d}}}}\n"
+        "containers: {a: {interfaces: {network: n, addresses: 10.0.0.5}}}\n"
+    )
+    for mtu in (1000, 1500, 1279, 1280):
+        bare.write("a.yaml", text % mtu)
+        assert bare.reconcile().report["converged"]
+        assert bare.reconcile().changes == []
+        assert bare.link("eth0", "a")["mtu"] == mtu and bare.ping("a", "10.0.0.1")
+        end = bare.host_end("a", "eth0")["ifname"]
+        found = bare.run("cat", f"/proc/sys/net/ipv6/conf/{end}/accept_ra", check=False).out
+        assert found == ("0\n" if mtu >= 1280 else "")
