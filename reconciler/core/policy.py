@@ -1,6 +1,6 @@
 """What the firewall is asked for: the traffic policy of every network, free of any backend."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -30,7 +30,7 @@ class Lead(NamedTuple):
         )
 
 
-class Publication(msgspec.Struct, frozen=True, order=True, kw_only=True):
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
     """A run of the host's ports that leads to one container, for one IP version."""
 
     network: str
@@ -49,6 +49,12 @@ class Publication(msgspec.Struct, frozen=True, order=True, kw_only=True):
     def object(self) -> str:
         """Whose rules these are: `NETWORK/CONTAINER`."""
         return f"{self.network}/{self.container}"
+
+    @property
+    def rank(self) -> tuple[Any, ...]:
+        """By which they are sorted."""
+        who = (self.network, self.container, self.version, self.protocol)
+        return (*who, self.host_port, self.host_ip or ())
 
     @property
     def lead(self) -> Lead:
