@@ -10,9 +10,10 @@ from reconciler.core.model import FORWARDING
 from reconciler.core.netplan import Scene
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan
-from reconciler.core.policy import Lead, Policy, Publication
+from reconciler.core.policy import Lead, Policy, Publication, taken
 from reconciler.core.wanted import Desired
 from reconciler.host import firewall
+from reconciler.host.listeners import listeners
 from reconciler.host.machine import boot_id
 from reconciler.host.store import Store
 
@@ -90,6 +91,8 @@ class Wall:
             )
             seen = backend.look(self.policy)
         self.notes += backend.warnings(self.policy)
+        if self.policy.publications:
+            self.notes += dict.fromkeys(taken(self.policy.publications, listeners()))
         if seen.differences:
             self.operation = ops.ReplaceFirewall(
                 object="firewall",
