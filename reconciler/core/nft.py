@@ -134,7 +134,7 @@ class _Sets:
     """The sets and maps as they fill: first with what is kept."""
 
     def __init__(self, policy: Policy, have: Table) -> None:
-        self.found: dict[str, dict[Key, Element]] = {}
+        self.found: dict[str, dict[Key, Element]] = defaultdict(dict)
         self._kept: dict[str, list[Key]] = defaultdict(list)
         ports = {comment(whose) for whose in policy.kept_ports}
         networks = policy.kept - {n.name for n in policy.networks}
@@ -145,14 +145,15 @@ class _Sets:
                 continue
             for key, one in elements.items():
                 if one.comment in ports or owner(one).partition("/")[0] in networks:
-                    self.found.setdefault(name, {})[key] = one
+                    self.found[name][key] = one
                     self._kept[name].append(key)
 
     def put(self, name: str, key: Key, element: Element) -> None:
         """An element, unless one that is kept stands there."""
-        kept = self._kept.get(name, ())
-        if not any(_meet(key, other) for other in kept):
-            self.found.setdefault(name, {})[key] = element
+        kept = self._kept.get(name)
+        if kept and any(_meet(key, other) for other in kept):
+            return
+        self.found[name][key] = element
 
     def translates(self, version: int) -> bool:
         """Whether any source address is to be translated."""

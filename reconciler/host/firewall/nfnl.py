@@ -3,22 +3,25 @@
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 
 from reconciler.core.nftset import ADDRESS, Element, Key, Part, Shape
 
 NETLINK_NETFILTER = 12
 NFNL_SUBSYS_NFTABLES = 10
-GETTABLE, GETSETELEM, GETGEN = 1, 13, 16
+GETTABLE, GETCHAIN, GETRULE, GETSET, GETSETELEM, GETGEN = 1, 4, 7, 10, 13, 16
+SET_TABLE, SET_POINTER, SET_COUNT = 1, 19, 20
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
 NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 TABLE_NAME, TABLE_FLAGS, TABLE_OWNER = 1, 2, 7
+CHAIN_TABLE, CHAIN_USE, RULE_TABLE = 1, 6, 1
 DORMANT = 1
 LIST_TABLE, LIST_SET, LIST_ELEMENTS = 1, 2, 3
 ELEM_KEY, ELEM_DATA, ELEM_FLAGS, ELEM_USERDATA, ELEM_KEY_END = 1, 2, 3, 6, 10
 INTERVAL_END = 1
-DATA_VALUE, DATA_VERDICT, VERDICT_CODE = 1, 2, 1
+DATA_VERDICT, VERDICT_CODE = 2, 1
 INET = 1
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 VERDICTS = {0: "drop", 1: "accept"}
@@ -87,19 +90,45 @@ def tables() -> dict[tuple[int, str], int]:
     }
 
 
+def structure(table: str) -> object:
+    """A table of the inet family but for its elements, as the kernel says it: to be compared alone."""
+    name = table.encode() + b"\0"
+    chains = [found for family, found in dump(GETCHAIN, b"", INET) if found[CHAIN_TABLE] == name]
+    rules = [found for _, found in dump(GETRULE, attribute(RULE_TABLE, name), INET)]
+    sets = [found for _, found in dump(GETSET, attribute(SET_TABLE, name), INET)]
+    for found in chains:
+        found.pop(CHAIN_USE, None)
+    for found in sets:
+        found.pop(SET_POINTER, None)
+        found.pop(SET_COUNT, None)
+    return chains, rules, sets
+
+
 def attributes(data: bytes) -> dict[int, bytes]:
     """The attributes of a message, the last of each kind."""
-    return dict(_listed(data))
+    found = {}
+    place, end = 0, len(data) - 4
+    while place <= end:
+        length, kind = _HEAD(data, place)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = data[place + 4 : place + length]
+        place += (length + 3) & ~3
+    return found
 
 
 def _listed(data: bytes) -> Iterator[tuple[int, bytes]]:
-    place = 0
-    while place + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, place)
+    """The same one after another, where a kind comes more than once."""
+    place, end = 0, len(data) - 4
+    while place <= end:
+        length, kind = _HEAD(data, place)
         if length < 4:
             break
         yield kind & 0x3FFF, data[place + 4 : place + length]
         place += (length + 3) & ~3
+
+
+_HEAD = struct.Struct("=HH").unpack_from
 
 
 def attribute(kind: int, data: bytes) -> bytes:
@@ -126,25 +155,37 @@ def elements(table: str, name: str, shape: Shape) -> dict[Key, Element]:
         LIST_SET, name.encode() + b"\0"
     )
     raw = [
-        attributes(one)
+        one
         for _, answer in dump(GETSETELEM, body, INET)
         for _, one in _listed(answer.get(LIST_ELEMENTS, b""))
     ]
     if shape.interval and len(shape.key) == 1:
-        return _intervals(raw, shape)
+        return _intervals([attributes(one) for one in raw], shape)
+    known = _known.setdefault(shape, {})
     found = {}
     for one in raw:
-        first = _key(shape, one[ELEM_KEY])
-        if shape.interval:
-            last = _key(shape, one.get(ELEM_KEY_END, one[ELEM_KEY]))
-            key = tuple(
-                (a, b) if kind in RANGED else a
-                for kind, a, b in zip(shape.key, first, last, strict=True)
-            )
-        else:
-            key = first
-        found[key] = _element(shape, one)
+        decoded = known.get(one)
+        if decoded is None:
+            decoded = known[one] = _decoded(shape, attributes(one))
+        found[decoded[0]] = decoded[1]
+    if len(known) > 2 * len(raw) + KNOWN:
+        known.clear()
     return found
+
+
+KNOWN = 1024
+_known: dict[Shape, dict[bytes, tuple[Key, Element]]] = {}
+"""What bytes have been decoded to: one pass reads the same elements several times."""
+
+
+def _decoded(shape: Shape, one: dict[int, bytes]) -> tuple[Key, Element]:
+    key = _key(shape, one[ELEM_KEY])
+    if shape.interval:
+        last = _key(shape, one.get(ELEM_KEY_END, one[ELEM_KEY]))
+        key = tuple(
+            (a, b) if kind in RANGED else a for kind, a, b in zip(shape.key, key, last, strict=True)
+        )
+    return key, _element(shape, one)
 
 
 RANGED = frozenset({*ADDRESS.values(), "inet_service"})
@@ -171,42 +212,36 @@ _WIDTH = {"ifname": 16, "devgroup": 4, "ipv4_addr": 4, "ipv6_addr": 16, "inet_pr
 
 
 def _key(shape: Shape, data: bytes) -> Key:
-    value = attributes(data)[DATA_VALUE]
-    parts, place = [], 0
+    # The attribute holds one of its own, the value; each part of which fills up words of 4 bytes.
+    parts: list[Part] = []
+    place = 4
     for kind in shape.key:
         width = _WIDTH[kind]
-        # Where runs are compared, nft turns numbers into network order.
-        own_order = kind == "devgroup" and not shape.interval
-        parts.append(_part(kind, value[place : place + width], "=" if own_order else "!"))
+        value = data[place : place + width]
+        if kind == "ifname":
+            parts.append(text(value))
+        elif kind == "inet_proto":
+            parts.append(PROTOCOLS.get(value[0], value[0]))
+        elif kind == "devgroup" and not shape.interval:
+            # Where runs are compared, nft turns numbers into network order.
+            parts.append(int.from_bytes(value, sys.byteorder))
+        else:
+            parts.append(int.from_bytes(value, "big"))
         place += (width + 3) & ~3
     return tuple(parts)
 
 
-def _part(kind: str, data: bytes, order: str) -> Part:
-    if kind == "ifname":
-        return text(data)
-    if kind == "devgroup":
-        return struct.unpack(f"{order}I", data)[0]
-    if kind == "inet_proto":
-        return PROTOCOLS.get(data[0], data[0])
-    return int.from_bytes(data, "big")
-
-
 def _element(shape: Shape, one: dict[int, bytes]) -> Element:
-    data: str | tuple[int, int] = ""
-    if shape.data:
-        found = attributes(one[ELEM_DATA])
-        if DATA_VERDICT in found:
-            code = be32(attributes(found[DATA_VERDICT]).get(VERDICT_CODE))
-            data = VERDICTS.get(code or 0, "?")
-        else:
-            value = found[DATA_VALUE]
-            width = _WIDTH[shape.data[0]]
-            data = (
-                int.from_bytes(value[:width], "big"),
-                int.from_bytes(value[width : width + 2], "big"),
-            )
-    return Element(_comment(one.get(ELEM_USERDATA, b"")), data)
+    comment = _comment(one.get(ELEM_USERDATA, b""))
+    if not shape.data:
+        return Element(comment)
+    data = one[ELEM_DATA]
+    if shape.data == ("verdict",):
+        code = be32(attributes(attributes(data).get(DATA_VERDICT, b"")).get(VERDICT_CODE))
+        return Element(comment, VERDICTS.get(-1 if code is None else code, "?"))
+    width = 4 + _WIDTH[shape.data[0]]
+    address = int.from_bytes(data[4:width], "big")
+    return Element(comment, (address, int.from_bytes(data[width : width + 2], "big")))
 
 
 def _comment(data: bytes) -> str:

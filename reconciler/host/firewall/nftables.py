@@ -48,12 +48,12 @@ class Nftables:
     def replace(self, policy: Policy) -> tuple[str, ...]:
         """Make the kernel match; see `Backend`."""
         have = read()
-        lines = nftset.script(_wanted(policy, have), have)
+        want = _wanted(policy, have)
+        lines = nftset.script(want, have)
         if not lines:
             return ()
         _nft("change the rules", "-f", "-", text="\n".join(lines) + "\n")
-        have = read()
-        left = nftset.differences(_wanted(policy, have), have)
+        left = nftset.differences(want, read())
         if left:
             raise FirewallError(
                 f"firewall: check what was committed: {left[0]} (another program changes the table, "
@@ -103,12 +103,30 @@ def _read() -> Table | None:
     flags = nfnl.tables().get((nfnl.INET, NAME))
     if flags is None:
         return nftset.EMPTY
-    try:
-        said = _nft("read the rules", "-j", "-t", "list", "table", "inet", NAME)
-    except FirewallError:
-        if stands():
-            raise
-        return None
+    structure = nfnl.structure(NAME)
+    if not _last or _last[0] != structure:
+        try:
+            said = _nft("read the rules", "-j", "-t", "list", "table", "inet", NAME)
+        except FirewallError:
+            if stands():
+                raise
+            return None
+        _last[:] = structure, _parsed(said)
+    found: Table = _last[1]
+    elements = {
+        name: nfnl.elements(NAME, name, shape)
+        for name, shape in found.shapes.items()
+        if nft.SHAPES.get(name) == shape and not shape.timeout_s
+    }
+    return found._replace(elements=elements, dormant=bool(flags & nfnl.DORMANT))
+
+
+_last: list[Any] = []
+"""The structure that was read last, and what nft said of it: the same bytes mean the same."""
+
+
+def _parsed(said: str) -> Table:
+    """The table without its elements, out of what nft prints."""
     shapes: dict[str, Shape] = {}
     chains: dict[str, Chain] = {}
     rules: dict[str, list[Rule]] = {}
@@ -127,13 +145,7 @@ def _read() -> Table | None:
                 held |= _names(one["expr"])
     for name, chain in chains.items():
         chains[name] = chain._replace(rules=tuple(rules.get(name, ())))
-    elements = {
-        name: nfnl.elements(NAME, name, shape)
-        for name, shape in shapes.items()
-        if nft.SHAPES.get(name) == shape and not shape.timeout_s
-    }
-    dormant = bool(flags & nfnl.DORMANT)
-    return Table(shapes, elements, chains, dormant=dormant, held=frozenset(held))
+    return Table(shapes, {}, chains, held=frozenset(held))
 
 
 def _shape(one: dict[str, Any]) -> Shape:
