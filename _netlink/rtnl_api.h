@@ -23,6 +23,13 @@ enum rcn_kind {
     RCN_SYSCTL
 };
 
+/* How a bridge treats a port of its own. */
+enum rcn_port {
+    RCN_PORT_ISOLATED = 1, /* nothing between two such ports */
+    RCN_PORT_HAIRPIN = 2,  /* a frame may leave where it came in */
+    RCN_PORT_LOCKED = 4    /* only MACs that are told stand behind it, and none is learned */
+};
+
 /* What an RCN_LINK step sets, but for the last. */
 enum rcn_set {
     RCN_SET_NAME = 1,
@@ -33,7 +40,7 @@ enum rcn_set {
     RCN_SET_DOWN = 32,
     RCN_SET_ALIAS = 64,
     RCN_SET_GEN_MODE = 128,
-    RCN_SET_ISOLATED = 256,
+    RCN_SET_PORT = 256,
     RCN_SET_GROUP = 512,
     RCN_SET_FLUSH = 1024,   /* what the bridge has learned behind that port */
     RCN_SET_IF_THERE = 2048 /* of an RCN_SYSCTL step: no error where there is no such entry */
@@ -64,7 +71,7 @@ struct rcn_step {
     uint32_t priority; /* of a route or rule; the number of a veth's inner end */
     uint32_t set;      /* enum rcn_set */
     uint8_t gen_mode;
-    uint8_t isolated;
+    uint8_t port; /* enum rcn_port */
     uint8_t mac[6];
     uint8_t peer_mac[6];
     uint8_t unused[2];
@@ -111,7 +118,7 @@ struct rcn_link {
     uint32_t group;
     uint8_t gen_mode;  /* RCN_NO_IPV6 where the link has no IPv6 */
     uint8_t accept_ra; /* the sysctl of that name; RCN_NO_IPV6 likewise */
-    uint8_t isolated;
+    uint8_t port;      /* enum rcn_port */
     uint8_t unused[3];
     uint8_t mac[6];
     char name[16];
@@ -237,3 +244,38 @@ uint32_t rcn_events_parse(const char *data, size_t size, int32_t nsid, struct rc
                           uint32_t room);
 /* The id that the namespace at `path` has in the caller's, given where it had none. */
 int rcn_nsid(const char *path);
+
+/* An address, in network byte order: IPv4 in the first four bytes, zeros behind them. */
+struct rcn_peer {
+    uint8_t family;
+    uint8_t address[16];
+};
+
+/* A published run of ports. Port numbers are in the machine's own byte order. */
+struct rcn_published {
+    struct rcn_peer host;   /* its address is zero where any_host is set */
+    struct rcn_peer target; /* where has_target is set: what leads there is not stale */
+    uint8_t protocol;       /* IPPROTO_TCP, ... */
+    uint8_t any_host;       /* published on every address of the host of that family */
+    uint8_t has_target;
+    uint8_t unused;
+    uint16_t target_port; /* of `first`; the others follow */
+    uint16_t first;
+    uint16_t last;
+};
+
+struct rcn_forgotten {
+    uint32_t dumps;   /* of the whole table */
+    uint32_t seen;    /* entries of the last dump */
+    uint32_t deleted; /* of these */
+    uint32_t failed;
+    int32_t error; /* a positive errno of the last deletion that failed */
+};
+
+/* Delete the entries of conntrack that have one of `peers` (sorted as memcmp sorts them) at either
+ * end in either direction, and those whose original destination is published by `ports` and that do
+ * not lead to the run's target. An entry that went by itself meanwhile is no error. Where the
+ * kernel remembers nothing, or lacks conntrack or ctnetlink, nothing is asked or loaded. */
+int rcn_conntrack_forget(const struct rcn_peer *peers, uint32_t n_peers,
+                         const struct rcn_published *ports, uint32_t n_ports,
+                         struct rcn_forgotten *result);

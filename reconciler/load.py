@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import msgspec
 
@@ -129,7 +130,7 @@ class Shelf:
     def stand(self, loaded: Loaded) -> None:
         """Be ready to amend what is declared; takes a moment, and is worth it for who stays."""
         if self._standing is None or self._standing.loaded is not loaded:
-            self._standing = Standing(loaded)
+            self._standing = Standing(loaded, partial(order, folders=self.folders))
 
     def _rest(self, remembered: Collection[str]) -> dict[str, float]:
         """What changed a moment ago, and when it will have been left alone for long enough."""
@@ -219,7 +220,7 @@ class Shelf:
                         remembered=stand_ins.get(file),
                     )
                     for file, tree in sorted(
-                        trees.items(), key=lambda item: _order(item[0], self.folders)
+                        trees.items(), key=lambda item: order(item[0], self.folders)
                     )
                 ]
             )
@@ -241,7 +242,8 @@ def _same(before: _Parsed, now: SourceFile) -> _Parsed | None:
     return _Parsed(now, before.tree, before.problems)
 
 
-def _order(file: str, folders: Sequence[str]) -> tuple[int, bytes]:
+def order(file: str, folders: Sequence[str]) -> tuple[int, bytes]:
+    """Where a file stands among all: folder by folder, in byte order of names."""
     folder = os.path.dirname(file)
     position = next((i for i, f in enumerate(folders) if os.path.normpath(f) == folder), -1)
     return position, os.fsencode(os.path.basename(file))

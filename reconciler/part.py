@@ -89,6 +89,8 @@ class Part(Pass):
         versions = {version for version, name in FORWARDING.items() if name in names}
         if versions - self.guarded():
             raise Widen("the host is to forward, and the router guard does not stand")
+        if found.local.on:
+            raise Widen("packets from the loopback are to be let through, which rules must guard")
         return found
 
     def observe(self, spec: Spec, *, touched: Mapping[str, str] | None = None) -> Observed:
@@ -173,7 +175,7 @@ class Part(Pass):
 
     def wall(self) -> Wall:
         """Rules are the same for everybody: a whole pass looks after them."""
-        return Wall("none", self.store)
+        return Wall("none", self.store, serving=False)
 
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
         """Hosts files name everybody."""

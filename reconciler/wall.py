@@ -10,9 +10,10 @@ from reconciler.core.model import FORWARDING
 from reconciler.core.netplan import Scene
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan
-from reconciler.core.policy import Lead, Policy, Publication
+from reconciler.core.policy import Lead, Policy, Publication, taken
 from reconciler.core.wanted import Desired
 from reconciler.host import firewall
+from reconciler.host.listeners import listeners
 from reconciler.host.machine import boot_id
 from reconciler.host.store import Store
 
@@ -20,7 +21,9 @@ from reconciler.host.store import Store
 class Wall:
     """One pass's view of the firewall. `look` first, then `raise_`."""
 
-    def __init__(self, choice: str, store: Store) -> None:
+    def __init__(self, choice: str, store: Store, *, serving: bool = True) -> None:
+        """`serving`: whoever asks for a published port is told where there is no firewall."""
+        self.serving = serving
         self.backend = firewall.backend(choice)
         self.store = store
         self.policy = Policy()
@@ -48,7 +51,7 @@ class Wall:
             publications=_publications(desired, broken),
         )
         if self.backend is None:
-            whose = {p.container for p in self.policy.publications}
+            whose = {p.container for p in self.policy.publications if self.serving}
             text = "its published ports need a firewall (--firewall none is without)"
             self.refused = {f"container/{name}": text for name in whose}
             return
@@ -88,6 +91,8 @@ class Wall:
             )
             seen = backend.look(self.policy)
         self.notes += backend.warnings(self.policy)
+        if self.policy.publications:
+            self.notes += dict.fromkeys(taken(self.policy.publications, listeners()))
         if seen.differences:
             self.operation = ops.ReplaceFirewall(
                 object="firewall",
@@ -165,14 +170,8 @@ class Wall:
 
 def _publications(desired: Desired, broken: Set[str]) -> tuple[Publication, ...]:
     """All that are wanted, but those into networks that are broken: their rules stay as they are."""
-    return tuple(
-        sorted(
-            p
-            for member in desired.members.values()
-            for p in member.publications
-            if p.network not in broken
-        )
-    )
+    found = [p for member in desired.members.values() for p in member.publications]
+    return tuple(sorted((p for p in found if p.network not in broken), key=lambda p: p.rank))
 
 
 def _takes_away(operation: ops.Operation) -> bool:

@@ -9,6 +9,8 @@ from reconciler.core import names
 from reconciler.core.leases import Key
 from reconciler.core.model import (
     BITS,
+    PORT_HAIRPIN,
+    PORT_ISOLATED,
     Address,
     Container,
     Interface,
@@ -282,6 +284,16 @@ def _reaches(endpoint: Endpoint, via: Address) -> bool:
     return any(a.subnet.holds(via) for a in endpoint.addresses)
 
 
+def _port(container: Container, interface: Interface, network: Network) -> int:
+    """How the bridge is to treat a member's port."""
+    port = PORT_ISOLATED if network.isolate_members else 0
+    if any(container.serving(p) is interface for p in container.ports):
+        # Where br_netfilter translates what a container sends to its own published port, the bridge
+        # has to send it back to where it came from.
+        port |= PORT_HAIRPIN
+    return port
+
+
 def _endpoint(
     container: Container,
     interface: Interface,
@@ -322,7 +334,7 @@ def _endpoint(
             host_mac=host_mac,
             mtu=interface.mtu or link.mtu,
             addresses=tuple(_whole(address) for address in bare),
-            isolated=False,
+            port=0,
             group=link.group,
             gateways=gateways,
             neighbours=neighbours,
@@ -353,6 +365,6 @@ def _endpoint(
         host_mac=host_mac,
         mtu=interface.mtu or link.mtu,
         addresses=tuple(carried),
-        isolated=network.isolate_members,
+        port=_port(container, interface, network),
         neighbours=neighbours,
     )

@@ -10,6 +10,9 @@ from typing import NamedTuple
 import msgspec
 
 BITS: dict[int, int] = {4: 32, 6: 128}
+PORT_ISOLATED, PORT_HAIRPIN, PORT_LOCKED = 1, 2, 4
+"""How a bridge treats a port: nothing between two such ports; a frame may leave where it came in; only
+MACs that were told stand behind it (enum rcn_port of the C layer)."""
 PROTOCOL = 0x72
 """The protocol number on every address, route and rule that runcnet makes (rtnetlink(7))."""
 FORWARDING: dict[int, str] = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}

@@ -21,7 +21,13 @@ from reconciler.core.entries import (
     route_words,
     rule_words,
 )
-from reconciler.core.model import Address, InterfaceAddress
+from reconciler.core.model import (
+    PORT_HAIRPIN,
+    PORT_ISOLATED,
+    PORT_LOCKED,
+    Address,
+    InterfaceAddress,
+)
 from reconciler.core.names import container_alias, mac_text, network_alias
 from reconciler.core.rows import IPV6_MTU, NeighbourRow
 from reconciler.core.wanted import Bridge, Endpoint, Member
@@ -231,6 +237,17 @@ class RemoveEndpoint(Operation, frozen=True, kw_only=True):
         return [shlex.join(["ip", "link", "del", self.link])]
 
 
+def port_words(port: int) -> list[str]:
+    """The flags of a bridge's port as `ip link` takes them."""
+
+    def state(flag: int) -> str:
+        return "on" if port & flag else "off"
+
+    learning = "off" if port & PORT_LOCKED else "on"
+    words = ["isolated", state(PORT_ISOLATED), "hairpin", state(PORT_HAIRPIN)]
+    return [*words, "locked", state(PORT_LOCKED), "learning", learning]
+
+
 class SetLink(Operation, frozen=True, kw_only=True):
     """What differs on a link is set. `host` links are addressed on the host, all else in `netns`."""
 
@@ -245,7 +262,8 @@ class SetLink(Operation, frozen=True, kw_only=True):
     up: bool | None = None
     alias: str | None = None
     gen_mode_none: bool = False
-    isolated: bool | None = None
+    port: int | None = None
+    """How its bridge treats it: PORT_ISOLATED and its like (model.py)."""
     group: int | None = None
     flush: bool = False
     """What its bridge has learned behind it is forgotten."""
@@ -265,9 +283,8 @@ class SetLink(Operation, frozen=True, kw_only=True):
             words.append(["master", self.master] if self.master else ["nomaster"])
         if self.group is not None:
             words.append(["group", self.group])
-        if self.isolated is not None:
-            state = "on" if self.isolated else "off"
-            words.append(["type", "bridge_slave", "isolated", state])
+        if self.port is not None:
+            words.append(["type", "bridge_slave", *port_words(self.port)])
         if self.flush:
             words.append(["type", "bridge_slave", "fdb_flush"])
         if self.alias is not None:
@@ -397,8 +414,9 @@ def _endpoint_commands(op: Operation, endpoint: Endpoint) -> list[str]:
         lines.append(line("ip", "link", "set", host, "group", endpoint.group))
     else:
         lines.append(line("ip", "link", "set", host, "master", endpoint.bridge))
-    if endpoint.isolated:
-        lines.append(line("ip", "link", "set", host, "type", "bridge_slave", "isolated", "on"))
+    if endpoint.port:
+        words = port_words(endpoint.port)
+        lines.append(line("ip", "link", "set", host, "type", "bridge_slave", *words))
     lines += [
         line("ip", "link", "set", host, "up"),
         *_no_noise(op, endpoint.name, endpoint.mtu, host=False),

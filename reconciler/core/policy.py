@@ -1,6 +1,7 @@
 """What the firewall is asked for: the traffic policy of every network, free of any backend."""
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -30,7 +31,7 @@ class Lead(NamedTuple):
         )
 
 
-class Publication(msgspec.Struct, frozen=True, order=True, kw_only=True):
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
     """A run of the host's ports that leads to one container, for one IP version."""
 
     network: str
@@ -51,6 +52,12 @@ class Publication(msgspec.Struct, frozen=True, order=True, kw_only=True):
         return f"{self.network}/{self.container}"
 
     @property
+    def rank(self) -> tuple[Any, ...]:
+        """By which they are sorted."""
+        who = (self.network, self.container, self.version, self.protocol)
+        return (*who, self.host_port, self.host_ip or ())
+
+    @property
     def lead(self) -> Lead:
         """The same without whose it is."""
         last = self.host_port + self.count - 1
@@ -61,6 +68,30 @@ class Publication(msgspec.Struct, frozen=True, order=True, kw_only=True):
     def looped(self) -> bool:
         """Whether 127.0.0.0/8 leads there: an IPv4 port of every address, or of a loopback one."""
         return self.version == 4 and (self.host_ip is None or LOOPBACK.holds(self.host_ip))
+
+
+def taken(
+    publications: "tuple[Publication, ...]", heard: Iterable[tuple[str, int, Address | None, int]]
+) -> Iterator[str]:
+    """A sentence for each host port that a program of the host listens on, too.
+
+    `heard`: protocol, IP version, address (None: all) and port of each listening socket.
+    """
+    if not publications:
+        return
+    by_port: dict[tuple[str, int], list[tuple[int, Address | None]]] = {}
+    for protocol, version, address, port in heard:
+        by_port.setdefault((protocol, port), []).append((version, address))
+    for one in publications:
+        for port in range(one.host_port, one.host_port + one.count):
+            for version, address in by_port.get((one.protocol, port), ()):
+                both = version == one.version or (version == 6 and address is None)
+                if both and (None in (one.host_ip, address) or one.host_ip == address):
+                    yield (
+                        f"a program of the host listens on port {port}/{one.protocol}, too: what "
+                        f"comes to it goes to container {one.container} (see `ss -lnp`)"
+                    )
+                    break
 
 
 class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):

@@ -88,7 +88,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     host_mac: bytes
     mtu: int
     addresses: tuple[InterfaceAddress, ...]
-    isolated: bool
+    port: int
+    """How the bridge treats the host's end: PORT_ISOLATED and its like (model.py)."""
     group: int = 0
     """The host end's device group; 0 on a bridge."""
     gateways: tuple[Address, ...] = ()

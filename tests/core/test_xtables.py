@@ -86,7 +86,7 @@ def policies(draw: st.DrawFn) -> Policy:
         for s in n.subnets
     ]
     return Policy(
-        publications=tuple(sorted(ports)),
+        publications=tuple(sorted(ports, key=lambda p: p.rank)),
         kept_ports=draw(st.frozensets(st.sampled_from(["alpha/old", "beta/old"]))),
         networks=tuple(sorted(drawn, key=lambda n: n.name)),
         guards=tuple(draw(st.lists(st.sampled_from([4, 6]), unique=True))),
@@ -292,7 +292,7 @@ def test_ports_that_are_kept_stay_and_new_ones_come_beside_them() -> None:
 
 def test_one_port_among_thousands_is_one_rule() -> None:
     def chains(count: int) -> xtables.Chains:
-        ports = tuple(sorted(published("alpha", f"w-{i}", 1000 + i) for i in range(count)))
+        ports = tuple(published("alpha", f"w-{i:04}", 1000 + i) for i in range(count))
         policy = Policy(networks=(network("alpha"),), publications=ports)
         jumps = {base: (jump,) for base, jump in xtables.JUMPS["nat"].items()}
         return {**jumps, **wanted(policy, version=4, table="nat", have={}, bridged=False)}
