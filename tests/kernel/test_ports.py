@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import need
 from tests.support.host import PrivateHost
 from tests.support.talk import reached, serving
 
@@ -43,13 +44,19 @@ def declared() -> str:
     return FILE.replace("PORTS9", ports.replace("8080", "9080")).replace("PORTS", ports)
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["bridged", "br_netfilter"])
+@pytest.fixture(
+    scope="module",
+    params=[("iptables", 0), ("iptables", 1), ("nftables", 0), ("nftables", 1)],
+    ids=["iptables", "iptables-br_netfilter", "nftables", "nftables-br_netfilter"],
+)
 def town(request: pytest.FixtureRequest) -> Iterator[PrivateHost]:
     """All of that on one host: the tests below only look at it."""
+    need.program("nft")
     private = PrivateHost()
     try:
+        private.firewall, shown = request.param
         for name in ("iptables", "ip6tables"):
-            private.sh(f"sysctl -qw net.bridge.bridge-nf-call-{name}={request.param}")
+            private.sh(f"sysctl -qw net.bridge.bridge-nf-call-{name}={shown}")
         private.write("a.yaml", declared())
         assert private.reconcile().report["converged"]
         private.sh("ip -n internet route add 10.0.0.0/8 via 192.0.2.2")

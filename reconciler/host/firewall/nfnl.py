@@ -1,22 +1,26 @@
 """Reads nftables by netlink, without the nft program: quick where sets hold thousands of elements."""
 
+import errno
 import os
 import socket
 import struct
 import sys
 from collections.abc import Iterator
 
+from reconciler.core.errors import FirewallError
 from reconciler.core.nftset import ADDRESS, Element, Key, Part, Shape
 
 NETLINK_NETFILTER = 12
 NFNL_SUBSYS_NFTABLES = 10
 GETTABLE, GETCHAIN, GETRULE, GETSET, GETSETELEM, GETGEN = 1, 4, 7, 10, 13, 16
+DELTABLE, BATCH_BEGIN, BATCH_END = 2, 16, 17
 SET_TABLE, SET_POINTER, SET_COUNT = 1, 19, 20
-NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 TABLE_NAME, TABLE_FLAGS, TABLE_OWNER = 1, 2, 7
-CHAIN_TABLE, CHAIN_USE, RULE_TABLE = 1, 6, 1
+CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_USE = 1, 3, 4, 6
+RULE_TABLE, RULE_CHAIN = 1, 2
 DORMANT = 1
 LIST_TABLE, LIST_SET, LIST_ELEMENTS = 1, 2, 3
 ELEM_KEY, ELEM_DATA, ELEM_FLAGS, ELEM_USERDATA, ELEM_KEY_END = 1, 2, 3, 6, 10
@@ -78,8 +82,36 @@ def generation() -> int:
         sock.send(message)
         answer = sock.recv(1 << 16)
     if struct.unpack_from("=H", answer, 4)[0] == NLMSG_ERROR:
+        if struct.unpack_from("=i", answer, 16)[0] == -errno.EPERM:
+            raise FirewallError(
+                "firewall: read the tables: CAP_NET_ADMIN is needed (run it with sudo)"
+            )
         return 0
     return be32(attributes(answer[20:]).get(1)) or 0
+
+
+def remove_table(name: str) -> None:
+    """Remove a table of the inet family with all that is in it. Raises FirewallError."""
+    batch = struct.pack("!BBH", 0, 0, NFNL_SUBSYS_NFTABLES)
+    body = struct.pack("=BBH", INET, 0, 0) + attribute(TABLE_NAME, name.encode() + b"\0")
+    message = b"".join(
+        struct.pack("=IHHII", 16 + len(payload), kind, flags, number, 0) + payload
+        for number, (kind, flags, payload) in enumerate(
+            (
+                (BATCH_BEGIN, NLM_F_REQUEST, batch),
+                (NFNL_SUBSYS_NFTABLES << 8 | DELTABLE, NLM_F_REQUEST | NLM_F_ACK, body),
+                (BATCH_END, NLM_F_REQUEST, batch),
+            )
+        )
+    )
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
+        sock.send(message)
+        number = -struct.unpack_from("=i", sock.recv(1 << 16), 16)[0]
+    if number not in (0, errno.ENOENT):
+        raise FirewallError(
+            f"firewall: remove the table inet {name}: {errno.errorcode.get(number, number)}: "
+            f"{os.strerror(number)}"
+        )
 
 
 def tables() -> dict[tuple[int, str], int]:

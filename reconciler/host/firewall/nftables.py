@@ -18,8 +18,10 @@ from reconciler.host.firewall import Seen, foreign, nfnl
 from reconciler.host.firewall.iptables import BRIDGE_SYSCTL
 
 NAME = "runcnet"
+USER_CHAIN = f"{TABLE} {nftset.USER}"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 READS = 20
+NOTHING = Policy()
 TIMEOUT_S = 60.0
 
 
@@ -35,6 +37,11 @@ class Nftables:
 
     def look(self, policy: Policy) -> Seen:
         """Compare the kernel with the policy; see `Backend`."""
+        if policy == NOTHING and program() is None:
+            lines = (f"table {TABLE}: no longer wanted",) if _removable() else ()
+            return Seen(
+                differences=lines, networks=frozenset(), guards=frozenset(), ports={}, notes=()
+            )
         have = read()
         want = _wanted(policy, have)
         return Seen(
@@ -63,7 +70,10 @@ class Nftables:
 
     def remove(self) -> None:
         """Take all of ours away; see `Backend`."""
-        self.replace(Policy())
+        if program() is not None:
+            self.replace(NOTHING)
+        elif _removable():
+            nfnl.remove_table(NAME)
 
     def commands(self, policy: Policy) -> tuple[str, ...]:
         """The edits as one command of a shell; see `Backend`."""
@@ -75,15 +85,43 @@ class Nftables:
         """Base chains of others that drop; see `Backend`."""
         return foreign.warnings(policy, backend=self.name)
 
+    def told(self, policy: Policy) -> tuple[str, ...]:
+        """Nothing beyond its name; see `Backend`."""
+        return (f"the firewall is {self.name}",)
+
 
 def _wanted(policy: Policy, have: Table) -> Table:
     bridged = [version for version, path in BRIDGE_SYSCTL.items() if os.path.exists(path)]
     return nft.wanted(policy, have=have, bridged=bridged)
 
 
-def stands() -> bool:
-    """Whether a table of ours stands; asks the kernel alone."""
+def present() -> bool:
+    """Whether there is a table of our name; asks the kernel alone."""
     return (nfnl.INET, NAME) in nfnl.tables()
+
+
+def stands() -> bool:
+    """Whether chains of ours stand; asks the kernel alone."""
+    names = (
+        nfnl.text(found[nfnl.CHAIN_NAME])
+        for family, found in nfnl.dump(nfnl.GETCHAIN, b"", nfnl.INET)
+        if family == nfnl.INET and nfnl.text(found[nfnl.CHAIN_TABLE]) == NAME
+    )
+    return any(not nftset.is_users(name) for name in names)
+
+
+def _removable() -> bool:
+    """Whether the table can go without the nft program, which would keep what the administrator wrote."""
+    return present() and not users_rules()
+
+
+def users_rules() -> bool:
+    """Whether the administrator's chain holds rules."""
+    body = nfnl.attribute(nfnl.RULE_TABLE, NAME.encode() + b"\0")
+    chain = nftset.USER.encode() + b"\0"
+    return any(
+        rule.get(nfnl.RULE_CHAIN) == chain for _, rule in nfnl.dump(nfnl.GETRULE, body, nfnl.INET)
+    )
 
 
 def read() -> Table:
@@ -108,7 +146,7 @@ def _read() -> Table | None:
         try:
             said = _nft("read the rules", "-j", "-t", "list", "table", "inet", NAME)
         except FirewallError:
-            if stands():
+            if present():
                 raise
             return None
         _last[:] = structure, _parsed(said)
