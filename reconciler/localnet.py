@@ -1,5 +1,7 @@
 """The part of a pass that lets ports published on 127.0.0.1 answer, and only as long as there are any."""
 
+from collections.abc import Set
+
 from reconciler.core import localnet, ops
 from reconciler.core.observed import Observed
 from reconciler.core.wanted import Desired
@@ -17,10 +19,14 @@ class Localnet:
         self.off: list[ops.SetSysctl] = []
         self._fact = ""
         self._noted: set[str] = set()
+        self._standing: set[str] = set()
         self._wanted: dict[str, str] = {}
 
-    def look(self, desired: Desired, observed: Observed, *, whole: bool, kept: set[str]) -> None:
-        """Compare; `whole`: all containers are in sight, `kept`: networks whose links stay as they are."""
+    def look(
+        self, desired: Desired, observed: Observed, *, whole: bool, kept: Set[str], going: Set[str]
+    ) -> None:
+        """Compare; `whole`: all containers are in sight, `kept`: networks whose links stay as they
+        are, `going`: containers whose links go in this pass."""
         self._fact = f"localnet:{boot_id()}:{observed.host.cookie}"
         self._wanted = localnet.links(desired)
         self._noted = set((self.store.get(self._fact) or "").split())
@@ -33,14 +39,15 @@ class Localnet:
                 end.host.name
                 for seen in observed.containers.values()
                 for end in (seen.ends if self._noted else ())
-                if end.network in kept
+                if end.network in kept or seen.name in going
             }
+        self._standing = {link.name for link in observed.host.links} if self._noted else set()
         names = [localnet.sysctl(link) for link in sorted(self._wanted.keys() | once)]
         self.on, self.off = localnet.edits(self._wanted, rtnl.host_sysctls(names), once)
 
     def note(self) -> None:
         """Write down which links are about to be switched on; before they are."""
-        links = self._noted | self._wanted.keys()
+        links = (self._noted & self._standing) | self._wanted.keys()
         if self.on and links != self._noted:
             self.store.put(self._fact, " ".join(sorted(links)))
 

@@ -56,9 +56,16 @@ class Prospect(NamedTuple):
         wall = (self.wall.operation,) if self.wall.operation else ()
         p = self.plan
         local = self.local
-        middle = p.networks + tuple(local.off) + wall + p.host + p.creations + p.repairs
+        middle = p.networks + wall + p.host + p.creations + p.repairs
         middle += tuple(local.on)
-        return self.moves + p.removals + middle + tuple(self.attached.operations) + p.last
+        return (
+            self.moves
+            + tuple(local.off)
+            + p.removals
+            + middle
+            + tuple(self.attached.operations)
+            + p.last
+        )
 
 
 class Declined(Exception):  # noqa: N818 - no error: the caller only wanted to know

@@ -132,7 +132,9 @@ class Pass:
         if settings.firewall != "none":
             whole = self.names is None and self.only is None
             kept = {whose.partition("/")[0] for whose in wall.policy.kept_ports}
-            local.look(desired, observed, whole=whole, kept=kept | wall.policy.kept)
+            going = {o.object.partition("/")[2] for o in decided.removals if o.action == "remove"}
+            kept |= wall.policy.kept
+            local.look(desired, observed, whole=whole, kept=kept, going=going)
         return Prospect(
             declared=declared,
             spec=spec,
@@ -290,10 +292,10 @@ class Pass:
             stop=self.stop,
         )
         kernel.finish_removals()
-        run(kernel.remove(decided.removals))
-        run(kernel.perform(decided.networks))
         run(kernel.perform(prospect.local.off))
         prospect.local.forget()
+        run(kernel.remove(decided.removals))
+        run(kernel.perform(decided.networks))
         guarded = prospect.wall.raise_(
             prospect.observed, lambda op, error: run([Outcome(op, error)])
         )

@@ -38,7 +38,7 @@ def edits(
         if values.get(sysctl(link)) != "1"
     ]
     off = [
-        ops.SetSysctl(object="host", name=sysctl(link), value="0")
+        ops.SetSysctl(object="host", name=sysctl(link), value="0", if_there=True)
         for link in sorted(set(once) - wanted.keys())
         if values.get(sysctl(link)) == "1"
     ]

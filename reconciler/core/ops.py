@@ -17,17 +17,14 @@ from reconciler.core.entries import (
     RemoveRoute,
     RemoveRule,
     Word,
+    accept_ra,
     address_line,
+    other_mtu,
+    port_words,
     route_words,
     rule_words,
 )
-from reconciler.core.model import (
-    PORT_HAIRPIN,
-    PORT_ISOLATED,
-    PORT_LOCKED,
-    Address,
-    InterfaceAddress,
-)
+from reconciler.core.model import Address, InterfaceAddress
 from reconciler.core.names import container_alias, mac_text, network_alias
 from reconciler.core.rows import IPV6_MTU, NeighbourRow
 from reconciler.core.wanted import Bridge, Endpoint, Member
@@ -237,17 +234,6 @@ class RemoveEndpoint(Operation, frozen=True, kw_only=True):
         return [shlex.join(["ip", "link", "del", self.link])]
 
 
-def port_words(port: int) -> list[str]:
-    """The flags of a bridge's port as `ip link` takes them."""
-
-    def state(flag: int) -> str:
-        return "on" if port & flag else "off"
-
-    learning = "off" if port & PORT_LOCKED else "on"
-    words = ["isolated", state(PORT_ISOLATED), "hairpin", state(PORT_HAIRPIN)]
-    return [*words, "locked", state(PORT_LOCKED), "learning", learning]
-
-
 class SetLink(Operation, frozen=True, kw_only=True):
     """What differs on a link is set. `host` links are addressed on the host, all else in `netns`."""
 
@@ -366,16 +352,6 @@ class MoveLease(Operation, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         return f"lease {self.old} becomes {self.new}: {self.reason}"
-
-
-def other_mtu(mtu: int) -> int:
-    """Any MTU but this one, as small in effect as can be."""
-    return mtu - 1 if mtu > 1280 else mtu + 1
-
-
-def accept_ra(link: str) -> str:
-    """The sysctl that says whether routers are believed behind a link of the host."""
-    return f"net/ipv6/conf/{link}/accept_ra"
 
 
 def _no_noise(op: Operation, link: str, mtu: int, *, host: bool) -> list[str]:

@@ -5,13 +5,14 @@ outside (internet) --- eth0 [host] --- red (bridge): web, mate
                                    --- green (routed): far, near
 """
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support import need
 from tests.support.host import PrivateHost
-from tests.support.talk import reached, serving
+from tests.support.talk import inside, reached, serving
 
 HOST = {4: "192.0.2.2", 6: "2001:db8:ffff::2"}
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
@@ -284,3 +285,48 @@ def test_denied_destinations_and_networks_that_are_let_in(host: PrivateHost) -> 
     write(host)
     host.reconcile()
     assert not host.ping("other", "10.1.0.10")
+
+
+def test_a_question_by_udp_finds_the_new_place_at_once(host: PrivateHost) -> None:
+    text = """
+networks: {red: {subnets: 10.1.0.0/24}}
+containers:
+  old: {interfaces: {network: red, addresses: 10.1.0.10}OLD}
+  new: {interfaces: {network: red, addresses: 10.1.0.11}NEW}
+"""
+    port = ', ports: "5353:53/udp"'
+    host.write("a.yaml", text.replace("OLD", port).replace("NEW", ""))
+    host.reconcile()
+    with inside(host, "internet"):
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with (
+        client,
+        serving(host, "old", 53, "udp", 4) as old,
+        serving(host, "new", 53, "udp", 4) as new,
+    ):
+        client.settimeout(2.0)
+        client.connect((HOST[4], 5353))
+        for server, place in ((old, "OLD"), (new, "NEW"), (old, "OLD")):
+            host.write("a.yaml", text.replace(place, port).replace("OLD", "").replace("NEW", ""))
+            host.reconcile()
+            # The same client, from the same port: the kernel remembers where it went.
+            client.send(b"who?")
+            _, peer = server.recvfrom(100)
+            assert peer[0] == "192.0.2.1"
+            server.sendto(place.encode(), peer)
+            assert client.recv(100) == place.encode()
+
+
+def test_a_container_that_goes_is_forgotten_by_the_kernel(host: PrivateHost) -> None:
+    write(host, '"8080:80"')
+    host.reconcile()
+    assert reached(host, "internet", (HOST[4], 8080), server="web", port=80)
+    assert reached(host, "other", ("198.51.100.1", 99), server="internet", port=99)
+    known = host.run("cat", "/proc/net/nf_conntrack").out
+    assert "10.1.0.10" in known
+    other = host.addresses("eth0", "other")[0].split("/")[0]
+    host.write("a.yaml", "networks: {blue: {subnets: 10.2.0.0/24}}\n"
+               "containers: {other: {interfaces: blue}}\n")  # fmt: skip
+    host.reconcile()
+    known = host.run("cat", "/proc/net/nf_conntrack").out
+    assert "10.1.0.10" not in known and other in known
