@@ -260,17 +260,23 @@ def _fill_nat(
 
 
 def _fill_ports(sets: _Sets, p: Publication, networks: dict[str, NetworkPolicy]) -> None:
-    mark = comment(p.object)
     v, target = p.version, p.target.value
     if p.network in networks and networks[p.network].group:
-        sets.put(f"selves{v}", (target, target), Element(mark))
-    for step in range(p.count):
-        goal = Element(mark, (target, p.target_port + step))
-        key = (p.protocol, p.host_port + step)
-        if p.host_ip is None:
-            sets.put(f"ports{v}", key, goal)
-        else:
-            sets.put(f"ports_at{v}", (p.host_ip.value, *key), goal)
+        sets.put(f"selves{v}", (target, target), Element(comment(p.object)))
+    name, elements = _led_to(p)
+    for key, one in elements:
+        sets.put(name, key, one)
+
+
+def _led_to(p: Publication) -> tuple[str, list[tuple[Key, Element]]]:
+    """The map that a publication stands in, and its elements there."""
+    mark, target = comment(p.object), p.target.value
+    lead: Key = (p.protocol,) if p.host_ip is None else (p.host_ip.value, p.protocol)
+    name = f"ports{p.version}" if p.host_ip is None else f"ports_at{p.version}"
+    return name, [
+        ((*lead, p.host_port + step), Element(mark, (target, p.target_port + step)))
+        for step in range(p.count)
+    ]
 
 
 def _widest(subnets: Iterator[Subnet]) -> list[Subnet]:
@@ -317,27 +323,45 @@ def is_loopback_guarded(have: Table) -> bool:
     return nftrules.rule(nftrules.LOOPBACK_GUARD).code in have.chains.get("raw", Chain()).codes
 
 
-def ports_in(have: Table) -> dict[str, tuple[Lead, ...]]:
-    """`NETWORK/CONTAINER` → where its published ports lead, in the longest runs."""
-    ends: dict[str, list[Lead]] = defaultdict(list)
-    for v in ADDRESS:
-        for name in (f"ports{v}", f"ports_at{v}"):
-            elements = have.elements.get(name, {})
-            for key in sorted(elements):
-                one = elements[key]
-                whose = owner(one)
-                if "/" not in whose or not isinstance(one.data, tuple):
-                    continue
-                *at, protocol, port = key
-                address = Address(v, at[0]) if at else None
-                target = Address(v, one.data[0])
-                lead = Lead(v, protocol, address, port, port, target, one.data[1])
-                before = ends[whose][-1] if ends[whose] else None
-                if before is not None and _continues(before, lead):
-                    ends[whose][-1] = before._replace(last=port)
-                else:
-                    ends[whose].append(lead)
-    return {whose: tuple(leads) for whose, leads in ends.items()}
+def ports_in(have: Table, publications: Sequence[Publication]) -> dict[str, tuple[Lead, ...]]:
+    """`NETWORK/CONTAINER` → where its published ports lead.
+
+    The table holds a port an element. Those of `publications` that stand whole are told as they are
+    there, the others in the longest runs.
+    """
+    found: dict[str, list[Lead]] = defaultdict(list)
+    elements = {
+        name: dict(have.elements.get(name, {}))
+        for name in (f"{kind}{v}" for v in ADDRESS for kind in ("ports", "ports_at"))
+    }
+    for p in publications:
+        name, wanted_ones = _led_to(p)
+        stand = elements[name]
+        if all(stand.get(key) == one for key, one in wanted_ones):
+            found[p.object].append(p.lead)
+            for key, _ in wanted_ones:
+                del stand[key]
+    for name, stand in elements.items():
+        for key in sorted(stand):
+            one = stand[key]
+            whose = owner(one)
+            if "/" in whose and isinstance(one.data, tuple):
+                _lengthen(found[whose], _lead(int(name[-1]), key, one.data))
+    return {whose: tuple(leads) for whose, leads in found.items() if leads}
+
+
+def _lead(version: int, key: Key, goal: tuple[int, int]) -> Lead:
+    *at, protocol, port = key
+    host_ip = Address(version, at[0]) if at else None
+    return Lead(version, protocol, host_ip, port, port, Address(version, goal[0]), goal[1])
+
+
+def _lengthen(leads: list[Lead], lead: Lead) -> None:
+    """Add a port to the last run, or as a new one."""
+    if leads and _continues(leads[-1], lead):
+        leads[-1] = leads[-1]._replace(last=lead.last)
+    else:
+        leads.append(lead)
 
 
 def _continues(run: Lead, lead: Lead) -> bool:

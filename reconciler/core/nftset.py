@@ -302,12 +302,6 @@ def differences(want: Table, have: Table) -> list[str]:
         return [f"table {TABLE}: no longer wanted"]
     d = difference(want, have)
     lines = [f"table {TABLE}: dormant"] if have.dormant else []
-    for name in d.chains:
-        text = "rules that differ" if name in have.chains else "missing"
-        if name in have.chains and have.chains[name].hook != want.chains[name].hook:
-            text = "at another hook, or with another policy"
-        lines.append(f"chain {name} (nftables): {text}")
-    lines += [f"chain {name} (nftables): no longer wanted" for name in d.gone_chains]
     for name in want.shapes:
         missing, extra = len(d.added.get(name, ())), len(d.removed.get(name, ()))
         parts = [
@@ -320,4 +314,10 @@ def differences(want: Table, have: Table) -> list[str]:
         if parts:
             lines.append(f"{_noun(want, name)} {name} (nftables): {', '.join(parts)}")
     lines += [f"{_noun(have, name)} {name} (nftables): no longer wanted" for name in d.gone_sets]
+    for name in d.chains:
+        text = "rules that differ" if name in have.chains else "missing"
+        if name in have.chains and have.chains[name].hook != want.chains[name].hook:
+            text = "at another hook, or with another policy"
+        lines.append(f"chain {name} (nftables): {text}")
+    lines += [f"chain {name} (nftables): no longer wanted" for name in d.gone_chains]
     return lines

@@ -39,11 +39,13 @@ class Chosen:
         """Compare the kernel with the policy; see `Backend`."""
         d = self._decide(policy)
         seen = d.chosen.look(policy)
+        # Told as the policy tells them, where it does.
+        ports = d.other.look(policy).ports if d.left.ports else {}
         return Seen(
             differences=(*seen.differences, *d.left.differences),
             networks=seen.networks | d.left.networks,
             guards=seen.guards | d.left.guards,
-            ports={**d.left.ports, **seen.ports},
+            ports={**ports, **seen.ports},
             notes=(*seen.notes, *d.left.notes),
         )
 

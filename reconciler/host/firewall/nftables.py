@@ -48,7 +48,7 @@ class Nftables:
             differences=tuple(nftset.differences(want, have)),
             networks=nft.networks_in(have),
             guards=nft.guards_in(have),
-            ports=nft.ports_in(have),
+            ports=nft.ports_in(have, policy.publications),
             notes=(),
         )
 
