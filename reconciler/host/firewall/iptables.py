@@ -137,6 +137,10 @@ class Iptables:
         """Base chains of others that drop; see `Backend`."""
         return foreign.warnings(policy)
 
+    def told(self, policy: Policy) -> tuple[str, ...]:
+        """Nothing beyond its name; see `Backend`."""
+        return (f"the firewall is {self.name}",)
+
     def commit(self, policy: Policy) -> Answer:
         """Have workers edit what differs, one for each IP version; none where nothing does."""
         versions = sorted({s.version for s in states(policy) if s.edits})
