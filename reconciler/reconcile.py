@@ -64,6 +64,7 @@ class Pass:
         self.progress: Callable[[int], None] = lambda count: None
         self.changing = changing
         self.machine = machine_id()
+        self.patient = False  # see Policy
         self.above = 0
         """Link numbers up to this one are known to be taken."""
         self._ahead: Ahead[Dumps] | None = None
@@ -191,7 +192,7 @@ class Pass:
 
     def wall(self) -> Wall:
         """The firewall's part."""
-        return Wall(self.settings.firewall, self.store)
+        return Wall(self.settings.firewall, self.store, patient=self.patient)
 
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
         """Where the text of hosts files comes from, if it is needed."""

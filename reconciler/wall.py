@@ -21,9 +21,14 @@ from reconciler.host.store import Store
 class Wall:
     """One pass's view of the firewall. `look` first, then `raise_`."""
 
-    def __init__(self, choice: str, store: Store, *, serving: bool = True) -> None:
-        """`serving`: whoever asks for a published port is told where there is no firewall."""
+    def __init__(
+        self, choice: str, store: Store, *, serving: bool = True, patient: bool = False
+    ) -> None:
+        """`serving`: whoever asks for a published port is told where there is no firewall.
+
+        `patient`: see `Policy`."""
         self.serving = serving
+        self.patient = patient
         self.backend = firewall.backend(choice)
         self.store = store
         self.policy = Policy()
@@ -55,6 +60,7 @@ class Wall:
             guards=self._guards(desired, observed),
             kept=frozenset(kept | broken),
             publications=_publications(desired, broken),
+            patient=self.patient,
         )
         gone = {op.object.partition("/")[2] for op in decided.removals if _takes_away(op)}
         self._gone = frozenset(_addresses(observed, gone))
@@ -132,14 +138,28 @@ class Wall:
             )
         return tuple(free)
 
-    def stands(self) -> bool:
+    def stands(self, *, patient: bool = False) -> bool:
         """Whether the rules are still as `look` wanted them; asks the kernel, and costs little."""
         if self.backend is None:
             return True
         try:
-            return not self.backend.look(self.policy).differences
+            return not self.backend.look(self._asked(patient)).differences
         except FirewallError as error:
             return str(error) == self.problem
+
+    def _asked(self, patient: bool) -> Policy:
+        return msgspec.structs.replace(self.policy, patient=patient)
+
+    def mend(self, *, patient: bool) -> ops.ReplaceFirewall | None:
+        """Put back what others have changed; None: all stands. Raises FirewallError."""
+        if self.backend is None:
+            return None
+        asked = self._asked(patient)
+        differences = self.backend.look(asked).differences
+        if not differences:
+            return None
+        self.backend.replace(asked)
+        return ops.ReplaceFirewall(object="firewall", differences=differences)
 
     def forwardable(self) -> frozenset[int]:
         """The IP versions that may be forwarded with the rules that stand now; asks the kernel."""
