@@ -74,7 +74,8 @@ struct rcn_step {
     uint8_t port; /* enum rcn_port */
     uint8_t mac[6];
     uint8_t peer_mac[6];
-    uint8_t unused[2];
+    uint8_t protocol; /* of a route; 0: ours, in the place of whatever led there */
+    uint8_t unused;
     uint8_t address[16];
     uint8_t via[16];
     uint8_t source[16];
@@ -244,6 +245,8 @@ uint32_t rcn_events_parse(const char *data, size_t size, int32_t nsid, struct rc
                           uint32_t room);
 /* The id that the namespace at `path` has in the caller's, given where it had none. */
 int rcn_nsid(const char *path);
+/* The same, but -1 where it has none. */
+int rcn_nsid_of(const char *path);
 
 /* An address, in network byte order: IPv4 in the first four bytes, zeros behind them. */
 struct rcn_peer {

@@ -191,14 +191,19 @@ static int address(struct rcn_buffer *buffer, const struct rcn_step *step, int i
 static int route(struct rcn_buffer *buffer, const struct rcn_step *step, int index)
 {
     uint16_t type = step->remove ? RTM_DELROUTE : RTM_NEWROUTE;
-    uint16_t flags = step->remove ? 0 : NLM_F_CREATE | NLM_F_REPLACE;
+    uint16_t flags = step->remove ? 0 : NLM_F_CREATE;
+
+    /* The kernel's own stand beside each other, as fe80::/64 does for each link: one must not take
+     * the place of another. */
+    if (!step->remove && !step->protocol)
+        flags |= NLM_F_REPLACE;
     struct rtmsg *message = rcn_begin(buffer, type, flags, sizeof *message);
 
     if (message) {
         message->rtm_family = step->family;
         message->rtm_dst_len = step->prefix;
         message->rtm_table = step->table < 256 ? (uint8_t)step->table : RT_TABLE_UNSPEC;
-        message->rtm_protocol = RCN_PROTOCOL;
+        message->rtm_protocol = step->protocol ? step->protocol : RCN_PROTOCOL;
         message->rtm_scope = step->scope;
         message->rtm_type = RTN_UNICAST;
     }

@@ -7,6 +7,7 @@ the same change as `ip(8)` and `sysctl(8)` lines.
 import shlex
 
 from reconciler.core.entries import (
+    CONNECTED_METRIC,
     AddAddress,
     AddNeighbour,
     AddRoute,
@@ -16,6 +17,7 @@ from reconciler.core.entries import (
     RemoveNeighbour,
     RemoveRoute,
     RemoveRule,
+    SetSysctl,
     Word,
     accept_ra,
     address_line,
@@ -30,6 +32,7 @@ from reconciler.core.rows import IPV6_MTU, NeighbourRow
 from reconciler.core.wanted import Bridge, Endpoint, Member
 
 __all__ = [
+    "CONNECTED_METRIC",
     "AddAddress",
     "AddNeighbour",
     "AddRoute",
@@ -226,11 +229,17 @@ class RemoveEndpoint(Operation, frozen=True, kw_only=True):
     index: int
     label: str
     neighbours: tuple[NeighbourRow, ...] = ()
+    inside: bool = False
+    """Whether link and number are the inner end's, for somebody has moved the host's end away."""
 
     def describe(self) -> str:
+        if self.inside:
+            return f"take away {self.label} (its other end has left the host)"
         return f"take away {self.label} (host end {self.link})"
 
     def commands(self) -> list[str]:
+        if self.inside:
+            return [self._ip("link", "del", self.link)]
         return [shlex.join(["ip", "link", "del", self.link])]
 
 
@@ -293,21 +302,6 @@ class SetLink(Operation, frozen=True, kw_only=True):
             lines.append(shlex.join([*lead, "link", "set", link, *map(str, words)]))
             link = self.name if self.name is not None and words[0] == "name" else link
         return lines
-
-
-class SetSysctl(Operation, frozen=True, kw_only=True):
-    """A sysctl that differs; slashes part the name where an interface's name holds dots."""
-
-    name: str
-    value: str
-    if_there: bool = False
-    """Whether it is as well where there is no such entry."""
-
-    def describe(self) -> str:
-        return f"set {self.name} to {self.value}"
-
-    def commands(self) -> list[str]:
-        return [self._sysctl(self.name, self.value)]
 
 
 class ReplaceFirewall(Operation, frozen=True, kw_only=True):

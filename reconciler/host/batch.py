@@ -8,7 +8,7 @@ from reconciler.core.model import Address, InterfaceAddress, Subnet
 
 ffi, lib = _rtnl.ffi, _rtnl.lib
 
-STEP = struct.Struct("=8B ii IIII BB 6s 6s 2x 16s 16s 16s 16s 16s 256s")
+STEP = struct.Struct("=8B ii IIII BB 6s 6s Bx 16s 16s 16s 16s 16s 256s")
 FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
 LENGTH = {4: 4, 6: 16}
 SCOPE_LINK = 253
@@ -79,6 +79,7 @@ class Batch:
         port: int = 0,
         mac: bytes = b"",
         peer_mac: bytes = b"",
+        protocol: int = 0,
         address: bytes = b"",
         link_name: str = "",
         name: str = "",
@@ -91,7 +92,7 @@ class Batch:
         self._kinds.append(action)
         self._steps += STEP.pack(
             kind, inside, family, prefix, remove, scope, bool(via), bool(source), index, other, mtu,
-            table, priority, set_, gen_mode, port, mac, peer_mac, address, via, source,
+            table, priority, set_, gen_mode, port, mac, peer_mac, protocol, address, via, source,
             _name(link_name), _name(name), _text(text),
         )  # fmt: skip
 
@@ -190,17 +191,19 @@ class Batch:
         table: int = 254,
         source: Address | None = None,
         metric: int = 0,
+        protocol: int = 0,
         inside: bool,
         delete: bool = False,
     ) -> None:
-        """A unicast route; without `via` it is on link."""
+        """A unicast route; without `via` it is on link. `protocol` 0: ours, in the
+        place of whatever led there."""
         version, value, prefix = to
         size = LENGTH[version]
         on_link = version == 4 and via is None
         self._add(
             ("remove route {}" if delete else "add route {}", to), lib.RCN_ROUTE, inside=inside,
             link=link, remove=delete, family=FAMILY[version], prefix=prefix, table=table,
-            priority=metric, address=value.to_bytes(size, "big"),
+            priority=metric, protocol=protocol, address=value.to_bytes(size, "big"),
             scope=SCOPE_LINK if on_link else 0,
             via=via.value.to_bytes(size, "big") if via else b"",
             source=source.value.to_bytes(size, "big") if source else b"",

@@ -264,6 +264,11 @@ def cookie() -> int:
     return int(lib.rcn_cookie())
 
 
+def nsid(path: str) -> int:
+    """The id that the namespace at `path` has on the host; negative: it has none."""
+    return int(lib.rcn_nsid_of(path.encode()))
+
+
 def unbind(paths: Sequence[str]) -> list[int]:
     """Unmount and unlink each; an errno each (0: it is gone). The kernel reaps what nobody holds."""
     return [-int(lib.rcn_unbind(path.encode())) for path in paths]

@@ -164,14 +164,18 @@ class Watch(FileSystemEventHandler):
         known = self._known[folder] = _identity(folder)
         if known is None or folder in self._watches:
             return
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it went just now
+        inside = folder in self._folders | self._beyond
+        try:
             watch = self._observer.schedule(
-                self,
-                folder,
-                event_filter=HEARD_INSIDE if folder in self._folders | self._beyond else HEARD,
-                follow_symlink=True,
+                self, folder, event_filter=HEARD_INSIDE if inside else HEARD, follow_symlink=True
             )
-            self._watches[folder] = known, watch
+        except (FileNotFoundError, NotADirectoryError):  # it went just now
+            return
+        except PermissionError:
+            if inside:
+                raise
+            return  # it may be passed through and not be read: what happens there is not heard
+        self._watches[folder] = known, watch
 
     def _unwatch(self, folder: str) -> None:
         _, watch = self._watches.pop(folder, (None, None))

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,18 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = ""
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds} s in vain{f' for {what}' if what else ''}")
         time.sleep(0.02)
+
+
+def page(path: Path) -> str:
+    """What is served at a unix socket for GET /metrics."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(str(path))
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        parts = []
+        while part := client.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts).decode()
 
 
 class RunningDaemon(NamedTuple):
