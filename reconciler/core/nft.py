@@ -10,6 +10,7 @@ its own: a network without IPv6 asks for nothing there.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
 
 from reconciler.core import nftrules
 from reconciler.core.model import Address, HostPort, Subnet
@@ -48,7 +49,7 @@ def _shapes() -> dict[str, Shape]:
         goal = (address, "inet_service")
         found[f"ports{v}"] = Shape(("inet_proto", "inet_service"), goal)
         found[f"ports_at{v}"] = Shape((address, "inet_proto", "inet_service"), goal)
-        found[f"selves{v}"] = Shape((address, address))
+        found[f"selves{v}"] = Shape(("devgroup", address, address))
         found[f"subnets{v}"] = Shape((address,), interval=True)
         found[f"masquerade{v}"] = Shape((address, "ifname"), interval=True)
         found[f"masquerade_any{v}"] = Shape((address,), interval=True)
@@ -262,21 +263,23 @@ def _fill_nat(
 def _fill_ports(sets: _Sets, p: Publication, networks: dict[str, NetworkPolicy]) -> None:
     v, target = p.version, p.target.value
     if p.network in networks and networks[p.network].group:
-        sets.put(f"selves{v}", (target, target), Element(comment(p.object)))
+        group = networks[p.network].group
+        sets.put(f"selves{v}", (group, target, target), Element(comment(p.object)))
     name, elements = _led_to(p)
     for key, one in elements:
         sets.put(name, key, one)
 
 
-def _led_to(p: Publication) -> tuple[str, list[tuple[Key, Element]]]:
-    """The map that a publication stands in, and its elements there."""
+@lru_cache(maxsize=8192)
+def _led_to(p: Publication) -> tuple[str, tuple[tuple[Key, Element], ...]]:
+    """The map that a publication stands in, and its elements there. A pass asks several times."""
     mark, target = comment(p.object), p.target.value
     lead: Key = (p.protocol,) if p.host_ip is None else (p.host_ip.value, p.protocol)
     name = f"ports{p.version}" if p.host_ip is None else f"ports_at{p.version}"
-    return name, [
+    return name, tuple(
         ((*lead, p.host_port + step), Element(mark, (target, p.target_port + step)))
         for step in range(p.count)
-    ]
+    )
 
 
 def _widest(subnets: Iterator[Subnet]) -> list[Subnet]:
@@ -335,11 +338,11 @@ def ports_in(have: Table, publications: Sequence[Publication]) -> dict[str, tupl
         for name in (f"{kind}{v}" for v in ADDRESS for kind in ("ports", "ports_at"))
     }
     for p in publications:
-        name, wanted_ones = _led_to(p)
+        name, elements_of = _led_to(p)
         stand = elements[name]
-        if all(stand.get(key) == one for key, one in wanted_ones):
+        if all(stand.get(key) == one for key, one in elements_of):
             found[p.object].append(p.lead)
-            for key, _ in wanted_ones:
+            for key, _ in elements_of:
                 del stand[key]
     for name, stand in elements.items():
         for key in sorted(stand):

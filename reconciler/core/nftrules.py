@@ -186,7 +186,7 @@ def postrouting(v: int) -> Iterator[Words]:
     source, target = _address(v, "saddr"), _address(v, "daddr")
     for side in SIDES:
         yield TRANSLATED, _among(f"hairpin{side}{v}", OUT[side], source), MASQUERADE
-    yield TRANSLATED, _among(f"selves{v}", source, target), MASQUERADE
+    yield TRANSLATED, _among(f"selves{v}", OUT["_group"], source, target), MASQUERADE
     # What goes to a network of ours keeps its source address, wherever it comes from.
     yield _among(f"subnets{v}", target), RETURN
     for side in SIDES:

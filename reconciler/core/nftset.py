@@ -195,6 +195,8 @@ class Difference(NamedTuple):
     sets: tuple[str, ...]
     """To be declared, anew where they stand."""
     gone_sets: tuple[str, ...]
+    emptied: tuple[str, ...]
+    """Chains and sets that would go, but for a rule of the administrator's."""
     added: dict[str, dict[Key, Element]]
     removed: dict[str, list[Key]]
 
@@ -225,7 +227,12 @@ def difference(want: Table, have: Table) -> Difference:
             continue
         added[name] = {key: one for key, one in elements.items() if stand.get(key) != one}
         removed[name] = [key for key, one in stand.items() if elements.get(key) != one]
-    return Difference(chains, gone_chains, sets, gone_sets, added, removed)
+    emptied = [
+        name
+        for name in sorted(have.held - want.shapes.keys() - want.chains.keys())
+        if not is_users(name) and (have.elements.get(name) or have.chains.get(name, Chain()).rules)
+    ]
+    return Difference(chains, gone_chains, sets, gone_sets, tuple(emptied), added, removed)
 
 
 def _stays(name: str, have: Table) -> bool:
@@ -249,9 +256,11 @@ def script(want: Table, have: Table) -> list[str]:
     rehooked = [
         n for n in d.chains if n in have.chains and have.chains[n].hook != want.chains[n].hook
     ]
-    flushed = [n for n in (*d.chains, *d.gone_chains) if n in have.chains]
+    flushed = [n for n in (*d.chains, *d.gone_chains, *d.emptied) if n in have.chains]
+    drained = [n for n in d.emptied if n in have.shapes]
     lines = [] if have.present and not have.dormant else [f"add table {TABLE}"]
     lines += [f"flush chain {TABLE} {name}" for name in flushed]
+    lines += [f"flush {_noun(have, name)} {TABLE} {name}" for name in drained]
     lines += [f"delete chain {TABLE} {name}" for name in (*rehooked, *d.gone_chains)]
     renewed = [name for name in d.sets if name in have.shapes]
     lines += [f"delete {_noun(have, name)} {TABLE} {name}" for name in (*renewed, *d.gone_sets)]
@@ -314,6 +323,9 @@ def differences(want: Table, have: Table) -> list[str]:
         if parts:
             lines.append(f"{_noun(want, name)} {name} (nftables): {', '.join(parts)}")
     lines += [f"{_noun(have, name)} {name} (nftables): no longer wanted" for name in d.gone_sets]
+    lines += [
+        f"{name} (nftables): to be emptied: the administrator's rules need it" for name in d.emptied
+    ]
     for name in d.chains:
         text = "rules that differ" if name in have.chains else "missing"
         if name in have.chains and have.chains[name].hook != want.chains[name].hook:

@@ -256,6 +256,8 @@ def _start() -> subprocess.Popen[bytes]:
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "LC_ALL": "C",
             "PYTHONPATH": str(Path(reconciler.__file__).parents[1]),
+            # python-iptables imports distutils, in whose place setuptools puts all of itself.
+            "SETUPTOOLS_USE_DISTUTILS": "stdlib",
         },
     )
 
