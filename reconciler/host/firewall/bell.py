@@ -9,7 +9,6 @@ import struct
 
 from reconciler.host.firewall import nfnl
 
-SOL_NETLINK, ADD_MEMBERSHIP = 270, 1
 NFNLGRP_NFTABLES = 7
 OURS = frozenset({(nfnl.INET, b"runcnet\0"), (2, b"filter\0"), (10, b"filter\0")})
 """Our own table, and those of iptables' nft variant that may hold rules of ours."""
@@ -27,7 +26,8 @@ class Bell:
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, nfnl.NETLINK_NETFILTER)
         try:
-            self._socket.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
+            # A socket without an address of its own is skipped: 0 is what the kernel leaves out.
+            self._socket.bind((0, 1 << (NFNLGRP_NFTABLES - 1)))
             with contextlib.suppress(OSError):  # a smaller one loses more, which is a ring
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MEMORY)
         except OSError:
