@@ -67,17 +67,18 @@ def drop_in_both(host: PrivateHost) -> None:
 def test_rules_of_others_keep_their_place_through_fifty_passes(
     host: PrivateHost, backend: str
 ) -> None:
+    def theirs() -> list[str]:
+        return [line for line in state(host)[:-1] if "RUNCNET" not in line]
+
     host.sh(FOREIGN)
-    before = [line for line in state(host) if "RUNCNET" not in line][:-1]
+    before = theirs()
     begun(host, backend)
     standing = state(host)
-    assert [line for line in standing if "RUNCNET" not in line][:-1] == before
     for turn in range(50):
         # Every other pass has something to change.
         host.write("b.yaml", f"networks: {{n{turn // 2}: {{subnets: 10.9.0.0/24}}}}")
         host.reconcile()
-        found = state(host)
-        assert [line for line in found if "RUNCNET" not in line][:-1] == before, turn
+        assert theirs() == before, turn
     host.drop("b.yaml")
     host.reconcile()
     assert state(host) == standing
