@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "message.h"
 #include "scan.h"
+#include "socket.h"
 
 #include <errno.h>
 #include <linux/fib_rules.h>
@@ -322,51 +323,35 @@ static int read_neighbour(struct rcn_scan *scan, struct rcn_space *space, const 
     return 0;
 }
 
+struct rows {
+    struct rcn_scan *scan;
+    struct rcn_space *space;
+};
+
+static int read_row(void *into, uint16_t type, const char *data, size_t size)
+{
+    const struct rows *rows = into;
+
+    switch (type) {
+    case RTM_NEWLINK:
+        return read_link(rows->scan, rows->space, data, size);
+    case RTM_NEWADDR:
+        return read_address(rows->scan, rows->space, data, size);
+    case RTM_NEWROUTE:
+        return read_route(rows->scan, rows->space, data, size);
+    case RTM_NEWRULE:
+        return read_rule(rows->scan, rows->space, data, size);
+    case RTM_NEWNEIGH:
+        return read_neighbour(rows->scan, rows->space, data, size);
+    default:
+        return 0;
+    }
+}
+
 int rcn_scan_parse(struct rcn_scan *scan, struct rcn_space *space, const char *data, size_t size,
                    uint32_t sequence)
 {
-    int error = 0;
+    struct rows rows = {scan, space};
 
-    while (size >= NLMSG_HDRLEN) {
-        struct nlmsghdr header;
-        memcpy(&header, data, sizeof header);
-        if (header.nlmsg_len < NLMSG_HDRLEN || header.nlmsg_len > size)
-            return -EBADMSG;
-        const char *body = data + NLMSG_HDRLEN;
-        size_t length = header.nlmsg_len - NLMSG_HDRLEN;
-        if (header.nlmsg_seq == sequence) {
-            /* A dump that was interrupted is torn: nothing may be concluded from it. */
-            if (header.nlmsg_flags & NLM_F_DUMP_INTR)
-                return -EINTR;
-            if (header.nlmsg_type == NLMSG_DONE) {
-                if (length >= sizeof error)
-                    memcpy(&error, body, sizeof error);
-                return error < 0 ? error : 1;
-            }
-            if (header.nlmsg_type == NLMSG_ERROR) {
-                if (length < sizeof error)
-                    return -EBADMSG;
-                memcpy(&error, body, sizeof error);
-                return error < 0 ? error : -EBADMSG;
-            }
-            if (header.nlmsg_type == RTM_NEWLINK)
-                error = read_link(scan, space, body, length);
-            else if (header.nlmsg_type == RTM_NEWADDR)
-                error = read_address(scan, space, body, length);
-            else if (header.nlmsg_type == RTM_NEWROUTE)
-                error = read_route(scan, space, body, length);
-            else if (header.nlmsg_type == RTM_NEWRULE)
-                error = read_rule(scan, space, body, length);
-            else if (header.nlmsg_type == RTM_NEWNEIGH)
-                error = read_neighbour(scan, space, body, length);
-            if (error)
-                return error;
-        }
-        size_t step = NLMSG_ALIGN(header.nlmsg_len);
-        if (step > size)
-            step = size;
-        data += step;
-        size -= step;
-    }
-    return 0;
+    return rcn_walk(data, size, sequence, read_row, &rows);
 }

@@ -240,3 +240,38 @@ uint32_t rcn_events_parse(const char *data, size_t size, int32_t nsid, struct rc
 int rcn_nsid(const char *path);
 /* The same, but -1 where it has none. */
 int rcn_nsid_of(const char *path);
+
+/* An address, in network byte order: IPv4 in the first four bytes, zeros behind them. */
+struct rcn_peer {
+    uint8_t family;
+    uint8_t address[16];
+};
+
+/* A published run of ports. Port numbers are in the machine's own byte order. */
+struct rcn_published {
+    struct rcn_peer host;   /* its address is zero where any_host is set */
+    struct rcn_peer target; /* where has_target is set: what leads there is not stale */
+    uint8_t protocol;       /* IPPROTO_TCP, ... */
+    uint8_t any_host;       /* published on every address of the host of that family */
+    uint8_t has_target;
+    uint8_t unused;
+    uint16_t target_port; /* of `first`; the others follow */
+    uint16_t first;
+    uint16_t last;
+};
+
+struct rcn_forgotten {
+    uint32_t dumps;   /* of the whole table */
+    uint32_t seen;    /* entries of the last dump */
+    uint32_t deleted; /* of these */
+    uint32_t failed;
+    int32_t error; /* a positive errno of the last deletion that failed */
+};
+
+/* Delete the entries of conntrack that have one of `peers` (sorted as memcmp sorts them) at either
+ * end in either direction, and those whose original destination is published by `ports` and that do
+ * not lead to the run's target. An entry that went by itself meanwhile is no error. Where the
+ * kernel remembers nothing, or lacks conntrack or ctnetlink, nothing is asked or loaded. */
+int rcn_conntrack_forget(const struct rcn_peer *peers, uint32_t n_peers,
+                         const struct rcn_published *ports, uint32_t n_ports,
+                         struct rcn_forgotten *result);

@@ -16,10 +16,10 @@
 #define PROCFS_USES 64
 #define RECEIVE 16384
 
-int rcn_socket_open(void)
+int rcn_socket_open_for(int protocol)
 {
     int on = 1;
-    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol);
 
     if (fd < 0)
         return -errno;
@@ -28,6 +28,11 @@ int rcn_socket_open(void)
     (void)setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof on);
     (void)setsockopt(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, &on, sizeof on);
     return fd;
+}
+
+int rcn_socket_open(void)
+{
+    return rcn_socket_open_for(NETLINK_ROUTE);
 }
 
 uint64_t rcn_socket_cookie(int fd)
@@ -121,6 +126,45 @@ int rcn_send(int fd, struct rcn_buffer *buffer, uint32_t *failed, char text[RCN_
             left -= step;
         }
     }
+}
+
+int rcn_walk(const char *data, size_t size, uint32_t sequence, rcn_reader *read, void *into)
+{
+    int error = 0;
+
+    while (size >= NLMSG_HDRLEN) {
+        struct nlmsghdr header;
+        memcpy(&header, data, sizeof header);
+        if (header.nlmsg_len < NLMSG_HDRLEN || header.nlmsg_len > size)
+            return -EBADMSG;
+        const char *body = data + NLMSG_HDRLEN;
+        size_t length = header.nlmsg_len - NLMSG_HDRLEN;
+        if (header.nlmsg_seq == sequence) {
+            /* A dump that was interrupted is torn: nothing may be concluded from it. */
+            if (header.nlmsg_flags & NLM_F_DUMP_INTR)
+                return -EINTR;
+            if (header.nlmsg_type == NLMSG_DONE) {
+                if (length >= sizeof error)
+                    memcpy(&error, body, sizeof error);
+                return error < 0 ? error : 1;
+            }
+            if (header.nlmsg_type == NLMSG_ERROR) {
+                if (length < sizeof error)
+                    return -EBADMSG;
+                memcpy(&error, body, sizeof error);
+                return error < 0 ? error : -EBADMSG;
+            }
+            error = read(into, header.nlmsg_type, body, length);
+            if (error)
+                return error;
+        }
+        size_t step = NLMSG_ALIGN(header.nlmsg_len);
+        if (step > size)
+            step = size;
+        data += step;
+        size -= step;
+    }
+    return 0;
 }
 
 void rcn_procfs_close(struct rcn_procfs *proc)

@@ -77,22 +77,24 @@ def files(count: int, trials: int) -> dict[str, list[float]]:
         return prober(host, running, trials=0, groups={}, files=trials)
 
 
-def idle(count: int) -> dict[str, list[float]]:
+def idle(count: int, seconds: float = IDLE_S) -> dict[str, list[float]]:
     """The share of a core that a daemon takes while nothing happens."""
     with kept(0, count) as (_, running):
         time.sleep(2)
         before, since = _cpu_s(running.child.pid), time.monotonic()
-        time.sleep(IDLE_S)
+        time.sleep(seconds)
         share = (_cpu_s(running.child.pid) - before) / (time.monotonic() - since)
         return {"idle": [share]}
 
 
-def memory(count: int) -> dict[str, list[float]]:
-    """MiB resident after each tenth of EVENTS changes, the first before any."""
+def memory(count: int, changes: int = EVENTS) -> dict[str, list[float]]:
+    """MiB resident after each tenth of the changes, the first before any."""
     with kept(0, count, "--resync", "30") as (host, running):
         curve = [_resident(running.child.pid)]
         for step in range(STEPS):
-            host.sh(toggle(step, EVENTS // STEPS, count))
+            said = host.sh(toggle(step, changes // STEPS, count)).out
+            if said.count("gone") < 0.9 * (changes // STEPS):
+                raise RuntimeError(f"of {changes // STEPS} routes only {said.count('gone')} went")
             time.sleep(2)
             curve.append(_resident(running.child.pid))
         return {"memory": curve}
@@ -102,15 +104,18 @@ def toggle(step: int, times: int, count: int) -> str:
     """A script that takes the default routes of some containers away, in bursts of forty."""
     lines = ["set -e"]
     for i in range(times):
-        lines.append(f"ip -n r-{(step * times + i) * 7 % count} route del default || true")
+        lines.append(
+            f"ip -n r-{(step * times + i) * 7 % count} route del default && echo gone || true"
+        )
         if i % 40 == 39:
             lines.append("sleep 0.1")
     return "\n".join(lines)
 
 
 def _cpu_s(pid: int) -> float:
+    """Seconds on a core, those of children that have ended included."""
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / TICKS_PER_S
+    return sum(int(word) for word in words[11:15]) / TICKS_PER_S
 
 
 def _resident(pid: int) -> float:

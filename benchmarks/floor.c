@@ -1,13 +1,14 @@
-/* The floor: the kernel work of N containers on one bridge, by one thread over plain rtnetlink.
+/* The floor: the kernel work of N containers on bridges of 1,000, by one thread over plain
+ * rtnetlink.
  *
  *   floor NETNS_DIR N [routed]
  *
  * For each container: a namespace, lo up, a veth pair placed at creation with one queue each way,
  * fixed MACs, no IPv6 link-local addresses, both marks, the bridge port up, an address, a default
- * route, ping_group_range through a private procfs, and the namespace bound to NETNS_DIR/c-I. The
- * bridge is up from the start. `routed`: no bridge, the gateway on lo, full-length prefixes, host
- * routes, permanent neighbours on both ends. Shares no code with the project's own C layer. Prints
- * seconds. */
+ * route, ping_group_range through a private procfs, and the namespace bound to NETNS_DIR/c-I. A
+ * bridge is up before its first port. `routed`: no bridge, the gateway on lo, full-length prefixes,
+ * host routes, permanent neighbours on both ends. Shares no code with the project's own C layer.
+ * Prints seconds. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -224,8 +225,9 @@ static void make_veth(int host, int netns, int number, int bridge)
 }
 
 #define GATEWAY 0x0A000001u
+#define PER_BRIDGE 1000
 
-static void make_inside(int number, int routed)
+static void make_inside(int number, unsigned gateway, unsigned address, int routed)
 {
     int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
     char alias[64];
@@ -238,12 +240,12 @@ static void make_inside(int number, int routed)
     snprintf(alias, sizeof alias, "runcnet:c-%d", number);
     attr(IFLA_IFALIAS, alias, strlen(alias) + 1);
     set_up(2, 1);
-    make_address(2, GATEWAY + 1 + (unsigned)number, routed ? 32 : 16);
+    make_address(2, address, routed ? 32 : 16);
     if (routed)
-        make_route(GATEWAY, 32, 0, 0, 2);
-    make_route(0, 0, GATEWAY, 0, 2);
+        make_route(gateway, 32, 0, 0, 2);
+    make_route(0, 0, gateway, 0, 2);
     if (routed)
-        make_neighbour(GATEWAY, 0x10000000u + (unsigned)number, 2);
+        make_neighbour(gateway, 0x10000000u + (unsigned)number, 2);
     go(fd);
     close(fd);
 }
@@ -267,22 +269,25 @@ static void ping_groups(int number)
     close(fd);
 }
 
-static int make_bridge(int host)
+static int make_bridge(int host, int number)
 {
-    unsigned char mac[6] = {2, 0, 0, 0, 0, 9};
+    unsigned char mac[6] = {2, 0, 0, 0, (unsigned char)number, 9};
+    char name[16];
+    int index = 99999 - number;
     struct ifinfomsg *link = begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, sizeof *link);
 
-    link->ifi_index = 99999;
-    attr(IFLA_IFNAME, "floorbr", 8);
+    snprintf(name, sizeof name, "floorbr%d", number);
+    link->ifi_index = index;
+    attr(IFLA_IFNAME, name, strlen(name) + 1);
     attr(IFLA_ADDRESS, mac, 6);
     struct rtattr *info = attr(IFLA_LINKINFO, NULL, 0);
     attr(IFLA_INFO_KIND, "bridge", 7);
     end(info);
     go(host);
-    set_up(99999, 1);
-    make_address(99999, GATEWAY, 16);
+    set_up(index, 1);
+    make_address(index, GATEWAY + ((unsigned)number << 16), 16);
     go(host);
-    return 99999;
+    return index;
 }
 
 int main(int argc, char **argv)
@@ -300,20 +305,23 @@ int main(int argc, char **argv)
     if (host < 0)
         die("socket");
     clock_gettime(CLOCK_MONOTONIC, &start);
-    int bridge = routed ? 0 : make_bridge(host);
+    int bridge = 0;
     if (routed) {
         make_address(1, GATEWAY, 32);
         go(host);
     }
     for (int i = 0; i < count; i++) {
+        unsigned gateway = routed ? GATEWAY : GATEWAY + ((unsigned)(i / PER_BRIDGE) << 16);
+        unsigned address = gateway + 1 + (unsigned)(routed ? i : i % PER_BRIDGE);
+        if (!routed && i % PER_BRIDGE == 0)
+            bridge = make_bridge(host, i / PER_BRIDGE);
         if (unshare(CLONE_NEWNET))
             die("unshare");
         int netns = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
         make_veth(host, netns, i, bridge);
-        make_inside(i, routed);
+        make_inside(i, gateway, address, routed);
         if (routed) {
-            unsigned address = GATEWAY + 1 + (unsigned)i;
-            make_route(address, 32, 0, GATEWAY, 100000 + i);
+            make_route(address, 32, 0, gateway, 100000 + i);
             make_neighbour(address, 0x20000000u + (unsigned)i, 100000 + i);
             go(host);
         }

@@ -173,6 +173,8 @@ PEERS: dict[str, Callable[[str, int], None]] = {
     "CNI with masquerade": cni_masquerade,
     "netavark": netavark,
 }
+MASQUERADING = frozenset({"CNI with masquerade", "netavark"})
+"""Those that write NAT rules, too: held against runcnet with masquerade as well."""
 
 
 def absent(name: str) -> str:

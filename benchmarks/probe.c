@@ -1,7 +1,8 @@
 /* What must be paid at least for looking and for removing, by one thread.
  *
- *   probe scan NETNS_DIR   links, addresses and routes of every namespace there, then the host's
- * links probe reap NETNS_DIR   unmount all of them, and wait until the host's veths are gone
+ *   probe scan NETNS_DIR        links, addresses and routes of every namespace there, then the
+ *                               host's links
+ *   probe reap NETNS_DIR LEFT   unmount all of them, and wait until the host has so few links
  *
  * Prints seconds. Shares no code with the project's own C layer. */
 #define _GNU_SOURCE
@@ -68,11 +69,12 @@ int main(int argc, char **argv)
     char path[4096];
     struct dirent *entry;
 
-    if (argc != 3) {
-        fprintf(stderr, "probe scan|reap NETNS_DIR\n");
+    if (argc < 3 || (!strcmp(argv[1], "reap") && argc != 4)) {
+        fprintf(stderr, "probe scan NETNS_DIR | reap NETNS_DIR LEFT\n");
         return 64;
     }
     int scan = !strcmp(argv[1], "scan");
+    int left = scan ? 0 : atoi(argv[3]);
     clock_gettime(CLOCK_MONOTONIC, &start);
     int host = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
     DIR *folder = opendir(argv[2]);
@@ -98,8 +100,8 @@ int main(int argc, char **argv)
         close(inside);
     }
     closedir(folder);
-    /* lo, eth0 and perhaps a bridge stay; the rest goes in batches. */
-    while (dump(host, RTM_GETLINK) > 3 && !scan)
+    /* Each namespace takes one link of the host with it; they go in batches. */
+    while (dump(host, RTM_GETLINK) > left && !scan)
         usleep(10000);
     clock_gettime(CLOCK_MONOTONIC, &stop);
     printf("%.6f\n",

@@ -22,7 +22,7 @@ SYSCTLS = (
 
 def examine(settings: Settings) -> list[Finding]:
     """All that would stand in the way of what the files declare."""
-    spec = read_declared(settings.config_dirs, {}).loaded.spec
+    spec = read_declared(settings.config_dirs).loaded.spec
     standing = 0
     with contextlib.suppress(OSError):
         present = set(os.listdir(settings.netns_dir))

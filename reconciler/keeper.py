@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Collection
 
 from reconciler import trial
+from reconciler.books import write_down
 from reconciler.core import ops
 from reconciler.core.agenda import ALL, Agenda
 from reconciler.core.leases import Book
 from reconciler.core.meter import Meter
-from reconciler.core.report import Report, line
+from reconciler.core.report import Report
 from reconciler.host import lock, rtnl
 from reconciler.host.apply import Outcome
 from reconciler.host.observe import busy_in
@@ -20,11 +21,12 @@ from reconciler.once import done, report_of
 from reconciler.part import Part, Widen
 from reconciler.prospect import Prospect, Settings, taking_away
 from reconciler.reconcile import READS, Pass
+from reconciler.telling import MOTION, Telling
 from reconciler.terminal import Terminal
 from reconciler.troubles import note_troubles
+from reconciler.wall import Wall
 from reconciler.world import World
 
-MOTION = "files changed a moment ago; the next pass looks again"
 FELLOWS_S = 0.2
 """How long hosts files of fellow members may lag behind: each change rewrites all of a network's."""
 FREED_S = 0.2
@@ -64,12 +66,13 @@ class Keeper:
         """How long a whole pass took that has just ended."""
         self._edited: set[str] = set()
         """Containers whose declaration has changed since they were last looked at."""
-        self._unwritten: dict[str, bytes | None] = {}
-        """Files that say something else than the state dir remembers (None: they are gone)."""
+        self._unwritten: set[str] = set()
+        """Files that say something else than the state dir remembers."""
         self._reads = 0
         self._oldest: float | None = None
-        self._told: dict[str, tuple[str, ...]] = {}
-        self._wall_stands: Callable[[], bool] = lambda: True
+        self._telling = Telling(terminal)
+        self._wall: Wall | None = None
+        """As the last whole pass wanted it."""
 
     # -- the books ------------------------------------------------------------------------------
 
@@ -108,11 +111,11 @@ class Keeper:
         trials = self._books[0].trials
         if trials.pending() or trials.doubts():
             return None  # what is tried is noted by whole passes
-        declared = self.shelf.read_again(files, self._books[0].remembered)
+        declared = self.shelf.read_again(files, self._books[0].memory)
         names = self.world.differing(declared)
         if names is not None:
             self.world.declared = declared
-            self._unwritten |= {file: declared.contents.get(file) for file in files}
+            self._unwritten.update(files)
             self._edited |= {name.partition("/")[2] for name in names}
         return names
 
@@ -130,22 +133,26 @@ class Keeper:
             if current[:2] != self._versions[:2]:
                 self.open()
                 current = self._current()
-            if current != self._versions:
-                # Somebody else has worked here: what is known may be out of date.
+            stale = current != self._versions
+            if stale:
+                # Somebody else has worked here. What is known is out of date, and so is no ground for
+                # a small pass: it could hand out an address for the second time.
                 self.agenda.mark([ALL], time.monotonic())
                 due |= {ALL}
             self._oldest = None
             if self._settled_trial():
+                stale = True
                 due |= {ALL}
             some = due - {ALL, "firewall"}
-            if some != due and whole:
+            if some != due and (whole or stale):
                 self._whole()
             elif some and self.world is not None:
                 try:
                     self._part(some)
                 except Widen:
-                    # What was seen is marked again: it is not done yet.
-                    self.agenda.mark([ALL, *some], self._oldest or time.monotonic())
+                    # It is not done yet, and all of it is left to a look at everything.
+                    self._looked_at(some)
+                    self.agenda.mark([ALL], self._oldest or time.monotonic())
             self._versions = self._current()
 
     def _settled_trial(self) -> bool:
@@ -159,11 +166,14 @@ class Keeper:
     def _looking(self, scope: Collection[str] | None) -> Callable[[], None]:
         def looking() -> None:
             self.hear()
-            oldest = self.agenda.seen(scope)
-            if oldest is not None:
-                self._oldest = min(oldest, self._oldest or oldest)
+            self._looked_at(scope)
 
         return looking
+
+    def _looked_at(self, scope: Collection[str] | None) -> None:
+        oldest = self.agenda.seen(scope)
+        if oldest is not None:
+            self._oldest = min(oldest, self._oldest or oldest)
 
     def _whole(self) -> None:
         assert self._books is not None  # `work` has opened them
@@ -204,7 +214,7 @@ class Keeper:
             names = {name.partition("/")[2] for name in touched}
             self.world.learn(prospect, one.seen, names & one.seen.containers.keys() | names)
         self.shelf.stand(prospect.declared.loaded)
-        self._wall_stands = prospect.wall.stands
+        self._wall = prospect.wall
         self.last_whole_s = time.monotonic() - started
         self._close_pass("full", prospect, outcomes, started, scope=None)
 
@@ -224,10 +234,12 @@ class Keeper:
                 stop=self.stop,
                 shelf=self.shelf,
                 looking=self._looking(only),
+                guarded=self._forwardable,
             )
             return part, part.look()
 
         part, prospect = prepared(names)
+        names = part.only or names
         restless_s = prospect.declared.restless_s
         away = taking_away(prospect.plan) if restless_s else frozenset()
         if away:
@@ -236,6 +248,7 @@ class Keeper:
             if not names:
                 return
             part, prospect = prepared(names)
+            names = part.only or names
             if taking_away(prospect.plan):
                 raise Widen("what is to be taken away has changed")
         self._write_books(store, prospect, world.book)
@@ -250,6 +263,9 @@ class Keeper:
             self.agenda.postpone(world.fellows(crowd), time.monotonic() + FELLOWS_S)
         self._close_pass("part", prospect, outcomes, started, scope=names)
 
+    def _forwardable(self) -> frozenset[int]:
+        return self._wall.forwardable() if self._wall is not None else frozenset()
+
     def _write_books(self, store: Store, prospect: Prospect, old: Book) -> None:
         """Leases, and what files said when they last loaded; before the kernel is changed."""
         new = prospect.assignment.book
@@ -259,8 +275,8 @@ class Keeper:
             return
         with store.transaction():
             store.save_book(old, new)
-            fresh = {f: c for f, c in self._unwritten.items() if c is not None}
-            store.remember(fresh, forget=self._unwritten.keys() - fresh.keys())
+            here = self._unwritten & prospect.declared.loaded.accepted
+            write_down(store, prospect.declared, here, forget=self._unwritten - here)
         self._unwritten.clear()
 
     def _close_pass(
@@ -299,7 +315,7 @@ class Keeper:
         }
         self.agenda.postpone(removed - broken, now + FREED_S)
         self._guard(prospect, report, scope)
-        self._tell(report, scope)
+        self._telling.tell(report, scope)
         if self._books is not None:
             note_troubles(self._books[1], report, prospect, scope=scope, now=time.time())
         self.meter.passed(kind, now - started, report)
@@ -332,41 +348,6 @@ class Keeper:
                 if pids:
                     self.guarded[held.object] = pids
 
-    def _tell(self, report: Report, scope: frozenset[str] | None) -> None:
-        """A line for each change; what stays wrong is said once."""
-        for one in report.operations:
-            text = line(one.operation)
-            if one.ok is False:
-                continue  # it is a problem, too: see below
-            self.terminal.log("info", text, object=one.operation.object)
-        now: dict[str, list[str]] = {}
-        for one in report.operations:
-            if one.ok is False:
-                now.setdefault(one.operation.object, []).append(
-                    f"{line(one.operation)[2:]}: {one.error}"
-                )
-        for name, texts in report.problems.items():
-            now.setdefault(name, []).extend(f"{_called(name)}: {text}" for text in texts)
-        for held in report.held:
-            if MOTION not in held.reason:
-                text = f"{_called(held.object)} is held back: {held.reason}"
-                now.setdefault(held.object, []).append(text)
-        for rejection in report.rejections if scope is None else ():
-            now.setdefault(rejection.place.file, []).append(str(rejection))
-        if scope is None:
-            now.setdefault("notes", []).extend(report.notes)
-        for name, texts in now.items():
-            said = tuple(dict.fromkeys(texts))
-            if self._told.get(name) != said:
-                level = "warning" if name == "notes" else "error"
-                for text in said:
-                    self.terminal.log(level, text, object=name)
-            self._told[name] = said
-        for name in [n for n in self._told if n not in now and (scope is None or n in scope)]:
-            del self._told[name]
-            if name != "notes":
-                self.terminal.log("info", f"{_called(name)} is fine again", object=name)
-
     # -- checks of what the kernel does not announce -----------------------------------------------
 
     def check(self) -> None:
@@ -377,7 +358,7 @@ class Keeper:
         tried = self._books[0].trial()
         if tried is not None and not tried.alive:
             self.agenda.mark([ALL], now)
-        if not self._wall_stands():
+        if self._wall is not None and not self._wall.stands():
             self.agenda.mark([ALL], now)
         spots = {n: s for n, s in self.world.spots.items() if s.file and s.sysctls}
         names = sorted({name for spot in spots.values() for name, _ in spot.sysctls})
@@ -386,8 +367,3 @@ class Keeper:
             seen = dict(zip(names, values or (), strict=False))
             if any(seen.get(key) != value for key, value in spots[name].sysctls):
                 self.agenda.mark([f"container/{name}"], now)
-
-
-def _called(name: str) -> str:
-    """An object as people call it; a file by its path."""
-    return name if name.startswith("/") else name.replace("/", " ", 1)

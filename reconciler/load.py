@@ -2,23 +2,21 @@
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import msgspec
 
 from reconciler.core.amend import Standing
 from reconciler.core.doubts import Doubts, doubt
+from reconciler.core.memory import QUIET_NS, Grown, Memory, Now, grown
 from reconciler.core.model import Rejection
 from reconciler.core.spec import Candidate, Loaded, Tree, load
 from reconciler.host import yamlfile
 from reconciler.host.yamlfile import SourceFile
 
-QUIET_NS = 1_000_000_000
-"""How long files must have been left alone before anything is removed: most prefixes of a YAML file
-are valid YAML."""
-
-
 NO_DOUBTS: Doubts = {}
+NO_MEMORY = Memory()
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,13 +25,22 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
     loaded: Loaded
     contents: dict[str, bytes]
     """Every readable file."""
-    newest_ns: int
-    """When the last of them changed (nanoseconds since the epoch, at most now)."""
+    times: dict[str, int]
+    """When each of them changed (nanoseconds since the epoch)."""
+    rest: dict[str, float]
+    """When files and folders that changed a moment ago will have been left alone for long enough
+    (seconds of the monotonic clock): most prefixes of a YAML file are valid YAML."""
+    grown: Grown = Grown({}, frozenset())
+    """What has become of what was remembered of files that were just being written."""
 
     @property
     def restless_s(self) -> float:
         """How long until the files have been left alone for long enough; 0: they have."""
-        return max(0.0, (self.newest_ns + QUIET_NS - time.time_ns()) / 1e9)
+        return max(0.0, max(self.rest.values(), default=0.0) - time.monotonic())
+
+    def restless(self, file: str) -> bool:
+        """Whether this file has been changed a moment ago."""
+        return self.rest.get(file, 0.0) > time.monotonic()
 
     @property
     def unsure(self) -> str:
@@ -72,11 +79,14 @@ class Shelf:
         self._parsed: dict[str, _Parsed] = {}
         self._refused: tuple[Rejection, ...] = ()
         self._standing: Standing | None = None
+        self._ahead: dict[tuple[str, int], float] = {}
+        """File or folder and its time, which is still to come → when it was first seen so (seconds
+        of the monotonic clock)."""
 
-    def read(self, remembered: Mapping[str, bytes], doubts: Doubts = NO_DOUBTS) -> Declared:
+    def read(self, memory: Memory = NO_MEMORY, doubts: Doubts = NO_DOUBTS) -> Declared:
         """Read every file, and judge all together. Nothing is raised for what a file says.
 
-        `remembered`: what each said when it last loaded; `doubts`: what was tried and taken back.
+        `memory`: what each said when it last loaded; `doubts`: what was tried and taken back.
         """
         sources = yamlfile.read_folders(self.folders)
         before = self._parsed
@@ -89,12 +99,10 @@ class Shelf:
         standing = self._standing
         sound = standing is not None and standing.usable and not self._refused and not doubts
         if same and sound and standing is not None:
-            return self._declared(standing.loaded, sources.newest_ns)
-        return self._judged(remembered, doubts, sources.newest_ns)
+            return self._declared(standing.loaded, memory)
+        return self._judged(memory, doubts)
 
-    def read_again(
-        self, files: Collection[str], remembered: Callable[[], Mapping[str, bytes]]
-    ) -> Declared:
+    def read_again(self, files: Collection[str], memory: Callable[[], Memory]) -> Declared:
         """Read these files again; the others are taken as they were. Not while anything is doubted."""
         self._refused = tuple(r for r in self._refused if r.place.file not in files)
         changed: dict[str, Tree | None] = {}
@@ -109,24 +117,49 @@ class Shelf:
             if now is None or before is None or now.source.content != before.source.content:
                 changed[file] = now.tree if now is not None else None
         if not changed and self._standing is not None and self._standing.usable:
-            return self._declared(self._standing.loaded, self._newest())
+            return self._declared(self._standing.loaded)
         sound = not self._refused and not any(
             self._parsed[file].problems for file in changed if file in self._parsed
         )
         if sound and self._standing is not None:
             loaded = self._standing.amended(changed)
             if loaded is not None:
-                return self._declared(loaded, self._newest())
-        return self._judged(remembered(), NO_DOUBTS, self._newest())
+                return self._declared(loaded)
+        return self._judged(memory(), NO_DOUBTS)
 
     def stand(self, loaded: Loaded) -> None:
         """Be ready to amend what is declared; takes a moment, and is worth it for who stays."""
         if self._standing is None or self._standing.loaded is not loaded:
-            self._standing = Standing(loaded)
+            self._standing = Standing(loaded, partial(order, folders=self.folders))
 
-    def _newest(self) -> int:
-        times = [parsed.source.modified_ns for parsed in self._parsed.values()]
-        return min(max([yamlfile.folder_time(self.folders), *times]), time.time_ns())
+    def _rest(self, remembered: Collection[str]) -> dict[str, float]:
+        """What changed a moment ago, and when it will have been left alone for long enough."""
+        times = {file: parsed.source.modified_ns for file, parsed in self._parsed.items()}
+        for folder in map(os.path.normpath, self.folders):
+            found = yamlfile.changed_ns(folder)
+            if found is None and any(os.path.dirname(file) == folder for file in remembered):
+                # It is gone with all that it held: the folder above says when.
+                found = yamlfile.changed_ns(os.path.dirname(folder))
+            if found is not None:
+                times[folder] = found
+        now_ns, now = time.time_ns(), time.monotonic()
+        ahead, self._ahead = self._ahead, {}
+        rest = {}
+        for path, changed_ns in times.items():
+            age_ns = now_ns - changed_ns
+            if age_ns < 0:
+                # Somebody's clock is or was ahead: such a time says nothing but that it is the same.
+                seen = self._ahead[path, changed_ns] = ahead.get((path, changed_ns), now)
+                age_ns = int((now - seen) * 1e9)
+            if age_ns < QUIET_NS:
+                rest[path] = now + (QUIET_NS - age_ns) / 1e9
+        return rest
+
+    def _now(self, file: str) -> Now:
+        parsed = self._parsed.get(file)
+        if parsed is not None:
+            return Now(parsed.source.content, parsed.source.modified_ns)
+        return Now(None, yamlfile.changed_ns(file))
 
     def _parse(self, source: SourceFile) -> _Parsed:
         known = self._parsed.get(source.file)
@@ -134,11 +167,21 @@ class Shelf:
             return _Parsed(source, known.tree, known.problems)
         return _Parsed(source, *yamlfile.parse(source.content, source.file))
 
-    def _declared(self, loaded: Loaded, newest_ns: int) -> Declared:
-        contents = {file: parsed.source.content for file, parsed in self._parsed.items()}
-        return Declared(loaded=loaded, contents=contents, newest_ns=newest_ns)
+    def _declared(
+        self, loaded: Loaded, memory: Memory = NO_MEMORY, found: Grown | None = None
+    ) -> Declared:
+        rest = self._rest(memory.said.keys() | loaded.accepted)
+        return Declared(
+            loaded=loaded,
+            contents={file: parsed.source.content for file, parsed in self._parsed.items()},
+            times={file: parsed.source.modified_ns for file, parsed in self._parsed.items()},
+            rest=rest,
+            grown=found or grown(memory.young, self._now, restless=rest.__contains__),
+        )
 
-    def _judged(self, remembered: Mapping[str, bytes], doubts: Doubts, newest_ns: int) -> Declared:
+    def _judged(self, memory: Memory, doubts: Doubts) -> Declared:
+        told = grown(memory.young, self._now, restless=self._rest(memory.said).__contains__)
+        remembered = {**memory.said, **told.kept}
         rejected: dict[str, list[Rejection]] = {}
         for rejection in self._refused:
             rejected.setdefault(rejection.place.file, []).append(rejection)
@@ -177,20 +220,20 @@ class Shelf:
                         remembered=stand_ins.get(file),
                     )
                     for file, tree in sorted(
-                        trees.items(), key=lambda item: _order(item[0], self.folders)
+                        trees.items(), key=lambda item: order(item[0], self.folders)
                     )
                 ]
             )
             missing = {f for f in loaded.lost if f in remembered and f not in stand_ins}
             if not missing:
-                return self._declared(loaded, newest_ns)
+                return self._declared(loaded, memory, told)
             for file in missing:
                 stand_ins[file] = yamlfile.parse(remembered[file], file)[0]
 
 
-def read_declared(folders: Sequence[str], remembered: Mapping[str, bytes]) -> Declared:
+def read_declared(folders: Sequence[str]) -> Declared:
     """Read and resolve every definition file once, as `Shelf.read` does."""
-    return Shelf(folders).read(remembered)
+    return Shelf(folders).read()
 
 
 def _same(before: _Parsed, now: SourceFile) -> _Parsed | None:
@@ -199,7 +242,8 @@ def _same(before: _Parsed, now: SourceFile) -> _Parsed | None:
     return _Parsed(now, before.tree, before.problems)
 
 
-def _order(file: str, folders: Sequence[str]) -> tuple[int, bytes]:
+def order(file: str, folders: Sequence[str]) -> tuple[int, bytes]:
+    """Where a file stands among all: folder by folder, in byte order of names."""
     folder = os.path.dirname(file)
     position = next((i for i, f in enumerate(folders) if os.path.normpath(f) == folder), -1)
     return position, os.fsencode(os.path.basename(file))

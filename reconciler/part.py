@@ -1,7 +1,8 @@
 """A pass over a few containers: it costs what it touches, however many others stand beside them.
 
 The same steps as a whole pass (`reconcile.py`); what concerns the others is taken from what the last
-whole pass has found out. Where that does not suffice, it raises Widen.
+whole pass has found out. Where that does not suffice, it raises Widen. It takes no container and no
+network away: whether they may go, only a look at everything can tell.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -11,12 +12,14 @@ import msgspec
 
 from reconciler.core.desired import with_members
 from reconciler.core.leases import Assignment, Book, Key, assign
-from reconciler.core.model import Address, Spec
+from reconciler.core.model import FORWARDING, Address, Spec
 from reconciler.core.observed import Observed
+from reconciler.core.ops import SetSysctl
 from reconciler.core.resolver import Hosts
 from reconciler.core.standing import standing_addresses
 from reconciler.core.wanted import Desired
 from reconciler.load import Declared
+from reconciler.prospect import Prospect
 from reconciler.reconcile import FEW, Pass
 from reconciler.wall import Wall
 from reconciler.world import World
@@ -30,11 +33,28 @@ class Widen(Exception):  # noqa: N818 - no error: it asks for a whole pass
 
 
 class Part(Pass):
-    """A pass over the containers and networks of `only`."""
+    """A pass over the containers and networks of `only`, and over whom these containers join."""
 
-    def __init__(self, *words: Any, world: World, only: frozenset[str], **more: Any) -> None:
+    def __init__(
+        self,
+        *words: Any,
+        world: World,
+        only: frozenset[str],
+        guarded: Callable[[], frozenset[int]],
+        **more: Any,
+    ) -> None:
+        """`guarded`: the IP versions that may be forwarded, as far as the firewall goes."""
+        declared = world.declared.loaded.spec.containers
+        only |= {
+            f"container/{c.join}"
+            for name in only
+            if (c := declared.get(name.partition("/")[2])) is not None
+            and name.startswith("container/")
+            and c.join
+        }
         super().__init__(*words, changing=True, only=only, **more)
         self.world = world
+        self.guarded = guarded
         self.above = world.top
         self.names: frozenset[str] = frozenset(
             name.partition("/")[2] for name in only if name.startswith("container/")
@@ -53,7 +73,23 @@ class Part(Pass):
             raise Widen("the record in the run dir is lost")
         # In the order of the files: it decides who gets which address.
         some = {n: c for n, c in spec.containers.items() if n in self.names}
+        for container in some.values():
+            other = self.world.holder(container)
+            if other is not None and other not in self.names:
+                raise Widen(f"{container.name} wants what {other} has")
         return declared, Spec(networks=spec.networks, containers=some), self.world.book
+
+    def look(self, *, restless: str = "") -> Prospect:
+        """As that of a whole pass; Widen, where it would take something away."""
+        found = super().look(restless=restless)
+        going = [op.object for op in found.operations if op.action == "remove"]
+        if going and not found.declared.restless_s:
+            raise Widen(f"{going[0]} is to go")
+        names = {op.name for op in found.plan.host if isinstance(op, SetSysctl)}
+        versions = {version for version, name in FORWARDING.items() if name in names}
+        if versions - self.guarded():
+            raise Widen("the host is to forward, and the router guard does not stand")
+        return found
 
     def observe(self, spec: Spec, *, touched: Mapping[str, str] | None = None) -> Observed:
         """These containers and the networks that they are in."""

@@ -6,6 +6,7 @@ from functools import partial
 
 from reconciler import trial
 from reconciler.attachment import Attachments
+from reconciler.books import write_down
 from reconciler.core import ops
 from reconciler.core.desired import PING_GROUPS, desired_state
 from reconciler.core.leases import Assignment, Book, Key, assign
@@ -163,7 +164,7 @@ class Pass:
         names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
         self.looking()
         self._ahead = Ahead(partial(dump, self.settings.netns_dir, names, key=self.record.key))
-        declared = self.shelf.read(self.store.remembered(), self.store.trials.doubts())
+        declared = self.shelf.read(self.store.memory(), self.store.trials.doubts())
         return declared, declared.loaded.spec, self.store.book()
 
     def assign(
@@ -338,17 +339,16 @@ class Pass:
 
     def keep_books(self, prospect: Prospect, old: Book) -> None:
         """Write leases and the content of good files; before the kernel is changed."""
-        loaded = prospect.declared.loaded
-        contents = prospect.declared.contents
+        declared = prospect.declared
+        loaded = declared.loaded
         self.store.save_book(old, prospect.assignment.book)
+        self.store.settle(declared.grown)
         remembered = self.store.remembered()
-        fresh = {f: contents[f] for f in loaded.accepted if remembered.get(f) != contents.get(f)}
         spec = loaded.spec
         gone = set(remembered) - loaded.accepted - loaded.remembered - loaded.lost
         if not (spec.networks or spec.containers):
             gone = set()
-        if fresh or gone:
-            self.store.remember(fresh, forget=gone)
+        write_down(self.store, declared, loaded.accepted, forget=gone)
         trial.keep(self.store, prospect)
 
     def verify(self, prospect: Prospect, outcomes: list[Outcome]) -> list[Outcome]:

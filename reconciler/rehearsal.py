@@ -162,7 +162,7 @@ class Rehearsal:
                 f"a trial of pid {found.pid} is open{left} (answer it first: `runcnet try "
                 "--confirm` or `runcnet try --take-back`)"
             )
-        self.known = bool(store.remembered())
+        self.known = any(store.memory())
         trial.accept(store)
         store.trials.open(self.me)
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 
 from reconciler.core.doubts import differing, digest, restored
+from reconciler.core.memory import Now, grown
 from reconciler.core.model import Spec
 from reconciler.core.observed import Observed
 from reconciler.host import yamlfile
@@ -43,10 +44,21 @@ def take_back(store: Store, folders: Sequence[str], reason: str) -> list[str]:
     was edited while it was open. Leases are as before again.
     """
     trials = store.trials
-    tried, last = trials.files(), store.remembered()
-    before = restored(last, tried)
+    tried = trials.files()
     sources = yamlfile.read_folders(folders)
     now = {source.file: source.content for source in sources.files}
+    times = {source.file: source.modified_ns for source in sources.files}
+    # What was written just before the trial was there before it.
+    young = {file: one for file, one in store.memory().young.items() if file not in tried}
+    store.settle(
+        grown(
+            young,
+            lambda file: Now(now.get(file), times.get(file) or yamlfile.changed_ns(file)),
+            restless=lambda file: False,
+        )
+    )
+    last = store.remembered()
+    before = restored(last, tried)
     unseen = {rejection.place.file for rejection in sources.rejections}
     here = {os.path.normpath(folder) for folder in folders}
     doubts = {(f, digest(last.get(f))) for f in tried if last.get(f) != before.get(f)}

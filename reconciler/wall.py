@@ -76,6 +76,12 @@ class Wall:
         except FirewallError as error:
             return str(error) == self.problem
 
+    def forwardable(self) -> frozenset[int]:
+        """The IP versions that may be forwarded with the rules that stand now; asks the kernel."""
+        if self.backend is None:
+            return frozenset(FORWARDING)
+        return frozenset(self.policy.guards) if self.stands() and not self.problem else frozenset()
+
     @staticmethod
     def _fact(observed: Observed) -> str:
         return f"guards:{boot_id()}:{observed.host.cookie}"

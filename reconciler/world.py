@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeVar
 
 from reconciler.core.agenda import ALL
 from reconciler.core.leases import Book, Key
-from reconciler.core.model import Address, Container
-from reconciler.core.observed import LOOPBACK, Observed
+from reconciler.core.model import PROTOCOL, Address, Container
+from reconciler.core.observed import LOOPBACK, Observed, SeenContainer
 from reconciler.core.wanted import Desired
 from reconciler.host import events
 from reconciler.host.events import Event, nsid
@@ -26,6 +26,8 @@ ABOUT_NEIGHBOURS = (events.NEW_NEIGHBOUR, events.DEL_NEIGHBOUR)
 
 
 T = TypeVar("T")
+Claim = tuple[str, object]
+"""A kind of thing that one container alone can have, and which."""
 
 
 class Spot(NamedTuple):
@@ -40,6 +42,8 @@ class Spot(NamedTuple):
     """Its addresses: IP version and value."""
     sysctls: tuple[tuple[str, str], ...]
     """As they are wanted."""
+    claims: tuple[Claim, ...] = ()
+    """What nobody else may have while it stands."""
 
 
 class World:
@@ -60,6 +64,7 @@ class World:
         self._by_nsid: dict[int, str] = {}
         self._by_file: dict[str, str] = {}
         self._by_address: dict[tuple[int, int], str] = {}
+        self._by_claim: dict[Claim, str] = {}
         self._bridges: dict[int, str] = {}
         self._others: set[str] = set()
         """Links of others that matter to us: uplinks, bridges that are external or in the way."""
@@ -78,7 +83,7 @@ class World:
             self.states = {}
             for table in (
                 self.spots, self._bridges,
-                self._by_end, self._by_nsid, self._by_file, self._by_address,
+                self._by_end, self._by_nsid, self._by_file, self._by_address, self._by_claim,
             ):  # fmt: skip
                 table.clear()
             self._learn_networks(prospect, seen)
@@ -123,12 +128,19 @@ class World:
             if number is None and found.source:
                 number = nsid(found.source)  # without a veth nobody has given it one
         holds = [a for e in member.endpoints for a in e.addresses] if member else []
+        claims: list[Claim] = []
+        for endpoint in member.endpoints if member else ():
+            claims += [("mac", endpoint.mac), ("link", endpoint.host_name)]
+        if found is not None and prospect.plan.states.get(f"container/{name}") != "ok":
+            # Who is no longer declared, or is so in another way, has what it carries.
+            claims += _carried(found)
         return Spot(
             file=found.netns if found is not None else "",
             ends=tuple(end.host.index for end in found.ends) if found is not None else (),
             nsid=number,
             holds=tuple((a.version, a.value) for a in holds if not a.is_link_local),
             sysctls=member.sysctls if member is not None and found is not None else (),
+            claims=tuple(claims),
         )
 
     def _place(self, name: str, spot: Spot | None) -> None:
@@ -138,6 +150,8 @@ class World:
                 _strike(self._by_end, index, name)
             for held in old.holds:
                 _strike(self._by_address, held, name)
+            for claim in old.claims:
+                _strike(self._by_claim, claim, name)
             _strike(self._by_file, old.file, name)
             _strike(self._by_nsid, -1 if old.nsid is None else old.nsid, name)
         if spot is None:
@@ -145,6 +159,7 @@ class World:
         self.spots[name] = spot
         self._by_end.update(dict.fromkeys(spot.ends, name))
         self._by_address.update(dict.fromkeys(spot.holds, name))
+        self._by_claim.update(dict.fromkeys(spot.claims, name))
         if spot.file:
             self._by_file[spot.file] = name
         if spot.nsid is not None:
@@ -200,6 +215,16 @@ class World:
             if name is not None:
                 yield f"container/{name}"
 
+    def holder(self, container: Container) -> str | None:
+        """Another container that has something which this one is declared to have."""
+        others = [self._by_file.get(container.netns)] if container.mode != "join" else []
+        for interface in container.interfaces:
+            for address in interface.addresses:
+                others += [self._by_address.get(address), self._by_claim.get(("address", address))]
+            others.append(self._by_claim.get(("mac", interface.mac)))
+            others.append(self._by_claim.get(("link", interface.host_interface)))
+        return next((other for other in others if other not in (None, container.name)), None)
+
     def fellows(self, names: Collection[str]) -> Iterator[str]:
         """Containers whose hosts files name these."""
         spec = self.declared.loaded.spec
@@ -234,6 +259,17 @@ class World:
 def _body(container: Container) -> tuple[object, ...]:
     """All that a container says, but not where; its networks being the same."""
     return container.shape, container.netns, container.bundle, container.ports
+
+
+def _carried(found: SeenContainer) -> Iterator[Claim]:
+    """What a container has that stands."""
+    for row in found.space.addresses if found.space is not None else ():
+        if row.protocol == PROTOCOL and not row.address.is_link_local:
+            yield "address", row.address.address
+    for end in found.ends:
+        yield "link", end.host.name
+        if end.inner is not None:
+            yield "mac", end.inner.mac
 
 
 def _object(name: str | None) -> str:

@@ -4,13 +4,14 @@ What a change in one file can touch beyond its own containers is rare: a network
 that another file has too, a `join`. All that is left to a whole load; `amended` then answers None.
 """
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
 from reconciler.core import names, rules
 from reconciler.core.members import containers
-from reconciler.core.model import Container, Network, Spec
+from reconciler.core.model import Container, Network, Place, Spec
 from reconciler.core.reader import Trouble
 from reconciler.core.schema import RawFile
 from reconciler.core.spec import Loaded
@@ -20,14 +21,20 @@ from reconciler.core.tree import Map, Tree
 class Standing:
     """What a spec without any fault has taken: names, addresses, ports, places on bridges."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, order: Callable[[str], tuple[int, bytes]]) -> None:
+        """`order`: by what files are sorted."""
         self.loaded = loaded
+        self._order = order
+        self._homes: dict[str, Place] = {}
+        """Names of containers, and keys that stand for replicas → where they are declared."""
         self.claims = rules.Claims()
         self.crowd = rules.Crowd()
         self.usable = not (loaded.rejections or loaded.waiting or loaded.lost or loaded.stuck)
         if not self.usable:
             return
         spec = loaded.spec
+        for container in spec.containers.values():
+            self._homes[container.name] = self._homes[_key(container)] = container.place
         for network in spec.networks.values():
             self.usable &= not any(rules.network_clashes(network, self.claims, {}))
         for container in spec.containers.values():
@@ -63,6 +70,13 @@ class Standing:
         joined = {c.join for c in spec.containers.values() if c.join}
         if joined & (gone.keys() | fresh.keys()) or any(c.join for c in fresh.values()):
             return None
+        for container in gone.values():
+            self._homes.pop(container.name, None)
+            self._homes.pop(_key(container), None)
+        for container in fresh.values():
+            for name in (container.name, _key(container)):
+                if self._homes.setdefault(name, container.place) != container.place:
+                    return None
         self.claims.release(gone.keys())
         for container in gone.values():
             self.crowd.count(container, -1)
@@ -71,14 +85,42 @@ class Standing:
         if any(self.crowd.clashes(spec.networks)):
             return None
         self.usable = True
-        kept = {n: c for n, c in spec.containers.items() if n not in gone}
         files = {file for file, tree in changed.items() if tree is not None}
         self.loaded = msgspec.structs.replace(
             self.loaded,
-            spec=Spec(networks=spec.networks, containers={**kept, **fresh}),
+            spec=Spec(networks=spec.networks, containers=self._merged(gone.keys(), fresh.values())),
             accepted=self.loaded.accepted - changed.keys() | files,
         )
         return self.loaded
+
+    def _merged(self, gone: Collection[str], fresh: Iterable[Container]) -> dict[str, Container]:
+        """The containers without some and with others, each at the place that its file gives it."""
+        places: dict[str, tuple[int, bytes]] = {}
+
+        def place(container: Container) -> tuple[int, bytes]:
+            file = container.place.file
+            if file not in places:
+                places[file] = self._order(file)
+            return places[file]
+
+        coming = deque(sorted(fresh, key=place))
+        merged: dict[str, Container] = {}
+        for name, container in self.loaded.spec.containers.items():
+            while coming and place(coming[0]) < place(container):
+                earlier = coming.popleft()
+                merged[earlier.name] = earlier
+            if name not in gone:
+                merged[name] = container
+        merged.update((container.name, container) for container in coming)
+        return merged
+
+
+def _key(container: Container) -> str:
+    """What the file calls it: replicas have one key together."""
+    # Of the shape, which is JSON: inside a string these quotes would be escaped.
+    return (
+        container.name.rpartition("-")[0] if b'"replicas":"' in container.shape else container.name
+    )
 
 
 def _containers(tree: Tree, networks: Mapping[str, Network]) -> dict[str, Container] | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from reconciler.core.errors import StoreError
 from reconciler.core.leases import Book, Key
+from reconciler.core.memory import Grown, Memory, Young
 from reconciler.core.model import Address
 from reconciler.host import trials
 from reconciler.host.files import own_directory
@@ -21,6 +22,8 @@ CREATE TABLE IF NOT EXISTS freed (
     network TEXT, version INTEGER, address TEXT, serial INTEGER,
     PRIMARY KEY (network, version, address)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS file (name TEXT PRIMARY KEY, content BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS young (
+    name TEXT PRIMARY KEY, content BLOB, modified_ns INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 """
 SCHEMA += trials.SCHEMA
@@ -142,10 +145,36 @@ class Store:
         rows = self._db.execute("SELECT name, content FROM file")
         return {name: zlib.decompress(content) for name, content in rows}
 
+    def memory(self) -> Memory:
+        """What files said when they last loaded, as far as it is known."""
+        rows = self._db.execute("SELECT name, content, modified_ns FROM young")
+        young = {name: Young(zlib.decompress(content), ns) for name, content, ns in rows}
+        return Memory(self.remembered(), young)
+
+    def settle(self, found: Grown) -> None:
+        """Take over what has become of what was young."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO file VALUES (?, ?)",
+            [(name, zlib.compress(content, 1)) for name, content in found.kept.items()],
+        )
+        self._drop_young([*found.kept, *found.dropped])
+
+    def note_young(self, young: Mapping[str, Young]) -> None:
+        """Keep what files say that are still being written, maybe."""
+        self.trials.note_files(young)
+        self._db.executemany(
+            "INSERT OR REPLACE INTO young VALUES (?, ?, ?)",
+            [(name, zlib.compress(one.content, 1), one.modified_ns) for name, one in young.items()],
+        )
+
+    def _drop_young(self, names: Iterable[str]) -> None:
+        self._db.executemany("DELETE FROM young WHERE name=?", [(name,) for name in names])
+
     def remember(self, contents: Mapping[str, bytes], *, forget: Iterable[str]) -> None:
-        """Keep the content of good files, and drop that of files that are gone."""
+        """Keep the content of good files that were left alone, and drop that of files that are gone."""
         forget = list(forget)
         self.trials.note_files([*contents, *forget])
+        self._drop_young([*contents, *forget])
         self._db.executemany("DELETE FROM file WHERE name=?", [(name,) for name in forget])
         self._db.executemany(
             "INSERT OR REPLACE INTO file VALUES (?, ?)",

@@ -101,6 +101,7 @@ class Trials:
 
     def undo(self) -> None:
         """The trial is over; leases and the content of files are again what they were before."""
+        self._db.execute("DELETE FROM young WHERE name IN (SELECT name FROM tried)")
         self._db.execute(
             "DELETE FROM file WHERE name IN (SELECT name FROM tried WHERE content IS NULL)"
         )

@@ -1,16 +1,19 @@
 """The definition folders: hearing that a file in one of them has changed.
 
-An event is a doorbell and nothing more. The folder is watched, never a file; a folder that was removed
-and made again, renamed or covered by a mount is told by its device and inode, and watched anew.
+An event is a doorbell and nothing more. Folders are watched, never a file, and so is each folder on the
+way to them: it is heard there that one comes, goes or is replaced. One that was removed and made again,
+renamed or covered by a mount is told by its device and inode, and watched anew.
 """
 
 import contextlib
 import logging
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from watchdog.events import (
+    DirAttribEvent,
     DirCreatedEvent,
     DirDeletedEvent,
     DirMovedEvent,
@@ -25,18 +28,26 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
+from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 from watchdog.observers.polling import PollingObserver
 
 from reconciler.host.yamlfile import is_definition
 
 HEARD: list[type[FileSystemEvent]] = [
     FileCreatedEvent, FileClosedEvent, FileDeletedEvent, FileMovedEvent, FileAttribEvent,
-    DirCreatedEvent, DirDeletedEvent, DirMovedEvent,
+    DirCreatedEvent, DirDeletedEvent, DirMovedEvent, DirAttribEvent,
 ]  # fmt: skip
 """Our own reading makes events too: opened, and closed without writing."""
+HEARD_INSIDE: list[type[FileSystemEvent]] = [*HEARD, FileModifiedEvent]
+"""In the folders themselves: only with the last of these does watchdog ask for attributes, for chmod(1)."""
 POLL_S = 1.0
 
-Identity = tuple[int, int]
+# Who moves a file out of a folder is heard of only when nothing in it says, for so long, where it went: it is
+# held back, and so is all that comes after it. Here nobody asks where.
+InotifyMoveEventGrouper.delay = 0.0
+
+Identity = tuple[int, int, int, int]
+"""Device and inode; mode and owner too, for only trusted folders are read."""
 
 
 class Watch(FileSystemEventHandler):
@@ -44,17 +55,21 @@ class Watch(FileSystemEventHandler):
 
     def __init__(self, folders: Sequence[str], say: Callable[[str], None]) -> None:
         """`say` is told where events cannot be had."""
-        self._folders = {os.path.normpath(folder): _identity(folder) for folder in folders}
+        self._folders = frozenset(map(os.path.normpath, folders))
+        self._beyond: frozenset[str] = frozenset()
+        """Folders that links in the watched ones lead to."""
+        self._way = _ways(self._folders)
+        """All these folders, and those on the way to them."""
         self._say = say
         self._heard: deque[str] = deque()
         self._bell, self._button = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._log = _Overflow(self)
         logging.getLogger("watchdog").addHandler(self._log)
         self._observer: BaseObserver
-        self._heed = list(HEARD)
-        self._watches: dict[str, ObservedWatch] = {}
-        self._beyond: set[str] = set()
-        """Folders that links in the watched ones lead to."""
+        self._polling = False
+        self._watches: dict[str, tuple[Identity, ObservedWatch]] = {}
+        self._known: dict[str, Identity | None] = {}
+        """Each folder of the way as it was when it was last looked at."""
         self._begin()
 
     def fileno(self) -> int:
@@ -65,8 +80,17 @@ class Watch(FileSystemEventHandler):
 
     def dispatch(self, event: FileSystemEvent) -> None:
         """Note what has changed, and ring. Nothing here may raise: it would end the thread."""
+        if isinstance(event, FileModifiedEvent) and not self._polling:
+            return  # that it was closed will be heard; who polls does not hear of that
         for path in {event.src_path, event.dest_path} - {"", b""}:
-            self.ring(os.fsdecode(path))
+            name = os.fsdecode(path)
+            if isinstance(event, DirAttribEvent):
+                if name in self._way:
+                    self.ring(f"{name}/")  # it is the same; who may write to it may have changed
+                continue
+            # On the way nothing counts but the way: /run and /etc are lively places.
+            if name in self._way or os.path.dirname(name) in self._folders | self._beyond:
+                self.ring(name)
 
     def ring(self, path: str) -> None:
         """Something at `path` has changed; empty: anything may have."""
@@ -85,25 +109,26 @@ class Watch(FileSystemEventHandler):
         while self._heard:
             path = self._heard.popleft()
             folder, name = os.path.split(path)
-            if folder in self._folders and is_definition(name):
+            if path.endswith("/"):
+                continue  # below it is looked whether that folder is another one now
+            if path in self._way:
+                replaced.add(path)
+            elif folder in self._folders and is_definition(name):
                 files.add(path)
             elif folder in self._folders and os.path.lexists(path) and _leads_on(path):
                 all_ = True  # `..data` and the like: what files are links to
-            elif path in self._folders:
-                replaced.add(path)
             elif not path or folder in self._beyond:
                 all_ = True
         return None if self._renew(replaced) or all_ else frozenset(files)
 
     def follow(self, files: Collection[str]) -> None:
         """Watch as well where those of these files that are links lead to."""
-        beyond = {os.path.dirname(os.path.realpath(f)) for f in files if os.path.islink(f)}
-        beyond -= self._folders.keys()
-        for folder in beyond - self._beyond:
-            self._watch(folder)
-        for folder in self._beyond - beyond - self._above():
-            self._unwatch(folder)
-        self._beyond = beyond
+        found = {os.path.dirname(os.path.realpath(f)) for f in files if os.path.islink(f)}
+        beyond = frozenset(found - self._folders)
+        if beyond != self._beyond:
+            self._beyond = beyond
+            self._way = _ways(self._folders | beyond)
+            self._renew(())
 
     def close(self) -> None:
         """Stop to listen."""
@@ -113,9 +138,6 @@ class Watch(FileSystemEventHandler):
         os.close(self._bell)
         os.close(self._button)
 
-    def _above(self) -> set[str]:
-        return {os.path.dirname(folder) for folder in self._folders}
-
     def _begin(self) -> None:
         try:
             self._start(Observer())
@@ -124,7 +146,7 @@ class Watch(FileSystemEventHandler):
                 f"no inotify ({error.strerror}): the folders are looked at every {POLL_S:g} s "
                 "(raise fs.inotify.max_user_instances and fs.inotify.max_user_watches)"
             )
-            self._heed.append(FileModifiedEvent)  # who polls does not see that a file was closed
+            self._polling = True
             self._start(PollingObserver(timeout=POLL_S))
 
     def _start(self, observer: BaseObserver) -> None:
@@ -132,49 +154,54 @@ class Watch(FileSystemEventHandler):
         self._watches = {}
         observer.start()
         try:
-            self._watch_all()
+            for folder in sorted(self._way):
+                self._watch(folder)
         except OSError:
             observer.stop()
             raise
 
-    def _watch_all(self) -> None:
-        for folder in self._folders:
-            self._watch(folder)
-            # From above it is heard that the folder comes, goes or is replaced.
-            self._watch(os.path.dirname(folder))
-
     def _watch(self, folder: str) -> None:
-        if folder in self._watches or not os.path.isdir(folder):
+        known = self._known[folder] = _identity(folder)
+        if known is None or folder in self._watches:
             return
-        with contextlib.suppress(FileNotFoundError):  # it went just now
-            self._watches[folder] = self._observer.schedule(
-                self, folder, event_filter=self._heed, follow_symlink=True
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it went just now
+            watch = self._observer.schedule(
+                self,
+                folder,
+                event_filter=HEARD_INSIDE if folder in self._folders | self._beyond else HEARD,
+                follow_symlink=True,
             )
+            self._watches[folder] = known, watch
 
     def _unwatch(self, folder: str) -> None:
-        watch = self._watches.pop(folder, None)
+        _, watch = self._watches.pop(folder, (None, None))
         if watch is not None:
             # The kernel may have taken it away with the folder.
             with contextlib.suppress(KeyError, OSError):
                 self._observer.unschedule(watch)
 
     def _renew(self, replaced: Collection[str]) -> bool:
-        """Watch folders anew that are others than they were; whether there were such.
+        """Watch folders anew that are others than they were; whether there were such that count.
 
         Those of which it was heard that they came or went are: an inode number is soon used again.
         """
+        for folder in self._watches.keys() - self._way:
+            self._unwatch(folder)
+            self._known.pop(folder, None)
         different = False
-        for folder, known in self._folders.items():
+        for folder in sorted(self._way):
             now = _identity(folder)
-            if now == known and folder not in replaced:
+            watched = self._watches.get(folder, (None, None))[0]
+            if now == watched and folder not in replaced:
                 continue
-            different = True
-            self._folders[folder] = now
+            fresh = now != self._known.get(folder, now) or folder in replaced
+            different |= fresh
             self._unwatch(folder)
             try:
                 self._watch(folder)
             except OSError as error:
-                self._say(f"{folder}: cannot be watched: {error.strerror}")
+                if fresh or folder not in self._known:
+                    self._say(f"{folder}: cannot be watched: {error.strerror}")
         return different
 
 
@@ -189,12 +216,24 @@ class _Overflow(logging.Handler):
         self._watch.ring("")
 
 
+def _ways(folders: Collection[str]) -> frozenset[str]:
+    """These folders, and all above them."""
+    found = set(folders)
+    for folder in folders:
+        while folder != (folder := os.path.dirname(folder)):
+            found.add(folder)
+    return frozenset(found)
+
+
 def _identity(folder: str) -> Identity | None:
+    """Which folder that is; None: there is none."""
     try:
         found = os.stat(folder)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    if not stat.S_ISDIR(found.st_mode):
+        return None
+    return found.st_dev, found.st_ino, found.st_mode, found.st_uid
 
 
 def _leads_on(path: str) -> bool:

@@ -3,13 +3,11 @@
 Strict: events of the C parser, every scalar as text; no anchors, tags, merge keys, second documents.
 """
 
-import contextlib
 import errno
 import os
 import re
 import stat
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -37,8 +35,6 @@ class Sources(NamedTuple):
 
     files: tuple[SourceFile, ...]
     rejections: tuple[Rejection, ...]
-    newest_ns: int
-    """When the last of files and folders changed; at most now."""
 
 
 def _rejection(file: str, message: str) -> Rejection:
@@ -58,7 +54,6 @@ def read_folders(folders: Sequence[str]) -> Sources:
     """Read every definition file of the folders, each folder's in byte order."""
     files: list[SourceFile] = []
     rejections: list[Rejection] = []
-    newest = 0
     for folder in folders:
         folder = os.path.normpath(folder)
         try:
@@ -73,7 +68,6 @@ def read_folders(folders: Sequence[str]) -> Sources:
             if problem:
                 rejections.append(_rejection(folder, problem))
                 continue
-            newest = max(newest, os.fstat(fd).st_mtime_ns)
             for name in sorted(os.listdir(fd), key=os.fsencode):
                 if not is_definition(name):
                     continue
@@ -82,10 +76,9 @@ def read_folders(folders: Sequence[str]) -> Sources:
                     rejections.append(found)
                 elif found is not None:
                     files.append(found)
-                    newest = max(newest, found.modified_ns)
         finally:
             os.close(fd)
-    return Sources(tuple(files), tuple(rejections), min(newest, time.time_ns()))
+    return Sources(tuple(files), tuple(rejections))
 
 
 def read_one(path: str) -> SourceFile | Rejection | None:
@@ -102,13 +95,12 @@ def read_one(path: str) -> SourceFile | Rejection | None:
         return _rejection(path, f"cannot be read: {error.strerror}")
 
 
-def folder_time(folders: Sequence[str]) -> int:
-    """When a file was last added to one of the folders, or taken away (nanoseconds since the epoch)."""
-    newest = 0
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            newest = max(newest, os.stat(folder).st_mtime_ns)
-    return newest
+def changed_ns(path: str) -> int | None:
+    """When a file was changed, or a folder was given or lost one (nanoseconds since the epoch)."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return None
 
 
 def read_file(path: str) -> SourceFile:

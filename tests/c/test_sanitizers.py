@@ -16,7 +16,16 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     need.program("gcc")
     program = tmp_path_factory.mktemp("harness") / "harness"
     sources = [p for p in (ROOT / "_netlink").glob("*.c") if p.name != "_rtnl.c"]
-    words = ["gcc", "-std=gnu11", "-g", "-O1", *SANITIZE, "-pthread", f"-I{ROOT}/_netlink"]
+    words = [
+        "gcc",
+        "-std=gnu11",
+        "-g",
+        "-O1",
+        *SANITIZE,
+        "-pthread",
+        f"-I{ROOT}/_netlink",
+        "-Wl,--wrap=recvfrom",
+    ]
     subprocess.run([*words, "-o", program, ROOT / "tests/c/harness.c", *sources], check=True)
     return program
 
@@ -25,3 +34,9 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_nothing_is_found(bare: PrivateHost, harness: Path, what: str) -> None:
     bare.sh("mkdir -p /run/made")
     assert bare.run(str(harness), what, "/run/made").out == "fine\n"
+
+
+def test_nothing_is_found_in_connections(host: PrivateHost, harness: Path) -> None:
+    for program in ("iptables-legacy", "ip6tables-legacy"):
+        host.run(program, "-A", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED")
+    assert host.run(str(harness), "conntrack", "/run").out == "fine\n"

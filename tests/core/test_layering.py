@@ -16,6 +16,8 @@ ONLY = {
     "prometheus_client": "metrics.py",
 }
 UPPER = {
+    "telling",
+    "books",
     "reconcile",
     "once",
     "part",

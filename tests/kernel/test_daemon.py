@@ -340,6 +340,20 @@ def test_one_that_fails_rests_and_the_others_do_not_wait(bare: PrivateHost) -> N
         assert daemon.log.count("is not runcnet's") == 1
 
 
+def test_who_keeps_one_in_use_may_change_and_is_said_once(bare: PrivateHost) -> None:
+    bare.write("a.yaml", BASE)
+    path = bare.write("z.yaml", EXTRA)
+    with bare.daemon("--resync", "3600", "--metrics", str(bare.dir / "m.sock")) as daemon:
+        with bare.process("extra"):
+            path.unlink()
+            daemon.says("in use by pid")
+            for _ in range(3):
+                with bare.process("extra"), bare.process("extra"):
+                    look_again(bare, daemon)
+        wait_for(lambda: not stands(bare, "extra"), what=daemon.log)
+        assert daemon.log.count("is held back") == 1, daemon.log
+
+
 @pytest.mark.parametrize("many", [1, 5])
 def test_the_leases_of_who_is_gone_are_free_at_once(bare: PrivateHost, many: int) -> None:
     def holders() -> set[str]:

@@ -1,0 +1,30 @@
+"""What files said, on its way into the state dir: it stands in for them when they break later."""
+
+from collections.abc import Collection
+
+from reconciler.core.memory import Young
+from reconciler.host.store import Store
+from reconciler.load import Declared
+
+
+def write_down(
+    store: Store, declared: Declared, files: Collection[str], *, forget: Collection[str]
+) -> None:
+    """Remember what these good files say, and of those just being written that it is not sure yet."""
+    memory = store.memory()
+    old = {file: declared.contents[file] for file in files if not declared.restless(file)}
+    fresh = {
+        file: content
+        for file, content in old.items()
+        if memory.said.get(file) != content or file in memory.young
+    }
+    young = {
+        file: Young(declared.contents[file], declared.times[file])
+        for file in files
+        if file not in old and memory.said.get(file) != declared.contents[file]
+    }
+    if fresh or forget:
+        store.remember(fresh, forget=forget)
+    young = {file: one for file, one in young.items() if memory.young.get(file) != one}
+    if young:
+        store.note_young(young)
