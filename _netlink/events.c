@@ -331,7 +331,7 @@ static int ask_nsid(int fd, int netns, uint16_t type, int32_t nsid)
     return event.index;
 }
 
-int rcn_nsid(const char *path)
+static int nsid_at(const char *path, bool give)
 {
     int netns = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
@@ -341,7 +341,7 @@ int rcn_nsid(const char *path)
     int found = fd;
     if (fd >= 0) {
         found = ask_nsid(fd, netns, RTM_GETNSID, 0);
-        if (found == -1) { /* NETNSA_NSID_NOT_ASSIGNED; -EPERM is not among its answers */
+        if (found == -1 && give) { /* NETNSA_NSID_NOT_ASSIGNED; -EPERM is not among its answers */
             int error = ask_nsid(fd, netns, RTM_NEWNSID, -1);
             found = error && error != -EEXIST ? error : ask_nsid(fd, netns, RTM_GETNSID, 0);
         }
@@ -349,4 +349,14 @@ int rcn_nsid(const char *path)
     }
     close(netns);
     return found;
+}
+
+int rcn_nsid(const char *path)
+{
+    return nsid_at(path, true);
+}
+
+int rcn_nsid_of(const char *path)
+{
+    return nsid_at(path, false);
 }

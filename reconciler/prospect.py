@@ -15,6 +15,7 @@ from reconciler.core.plan import Plan
 from reconciler.core.wanted import Desired
 from reconciler.host import rtnl
 from reconciler.load import Declared
+from reconciler.localnet import Localnet
 from reconciler.wall import Wall
 
 
@@ -41,6 +42,7 @@ class Prospect(NamedTuple):
     assignment: Assignment
     plan: Plan
     wall: Wall
+    local: Localnet
     attached: Attachments
     """Bundles and dns files, after all else."""
     moves: tuple[Operation, ...]
@@ -53,8 +55,17 @@ class Prospect(NamedTuple):
         """Everything, in the order in which it is carried out."""
         wall = (self.wall.operation,) if self.wall.operation else ()
         p = self.plan
+        local = self.local
         middle = p.networks + wall + p.host + p.creations + p.repairs
-        return self.moves + p.removals + middle + tuple(self.attached.operations) + p.last
+        middle += tuple(local.on)
+        return (
+            self.moves
+            + tuple(local.off)
+            + p.removals
+            + middle
+            + tuple(self.attached.operations)
+            + p.last
+        )
 
 
 class Declined(Exception):  # noqa: N818 - no error: the caller only wanted to know

@@ -1,4 +1,4 @@
-"""Operations on one entry of a link: an address, a route, a rule, a neighbour; and what all
+"""Operations on one entry: an address, a route, a rule, a neighbour, a sysctl; and what all
 operations share. The rest is in `ops.py`, which offers all of them.
 """
 
@@ -6,10 +6,20 @@ import shlex
 
 import msgspec
 
-from reconciler.core.model import Address, InterfaceAddress, Subnet
+from reconciler.core.model import (
+    PORT_HAIRPIN,
+    PORT_ISOLATED,
+    PORT_LOCKED,
+    Address,
+    InterfaceAddress,
+    Subnet,
+)
 from reconciler.core.names import mac_text
 from reconciler.core.rows import NeighbourRow
 from reconciler.core.wanted import DesiredRoute, DesiredRule
+
+CONNECTED_METRIC = {4: 0, 6: 256}
+"""What the kernel gives the route to the subnet of an address (IP6_RT_PRIO_ADDRCONF)."""
 
 Word = str | int | Address | InterfaceAddress | Subnet
 
@@ -74,12 +84,18 @@ class AddRoute(Operation, frozen=True, kw_only=True):
     """A route that is missing."""
 
     route: DesiredRoute
+    connected: bool = False
+    """Whether it is the one that the kernel itself gives an address of ours: it goes with that."""
 
     def describe(self) -> str:
         return f"add route {self.route}"
 
     def commands(self) -> list[str]:
-        return [self._ip(*route_words("add", self.route))]
+        words = route_words("add", self.route)
+        if self.connected:
+            words[-1] = "kernel"
+            words += ["metric", CONNECTED_METRIC[6]] if self.route.to.version == 6 else []
+        return [self._ip(*words)]
 
 
 class RemoveRoute(Operation, frozen=True, kw_only=True):
@@ -147,6 +163,21 @@ class RemoveNeighbour(Operation, frozen=True, kw_only=True):
         return [self._ip("neigh", "del", self.row.address, "dev", self.link)]
 
 
+class SetSysctl(Operation, frozen=True, kw_only=True):
+    """A sysctl that differs; slashes part the name where an interface's name holds dots."""
+
+    name: str
+    value: str
+    if_there: bool = False
+    """Whether it is as well where there is no such entry."""
+
+    def describe(self) -> str:
+        return f"set {self.name} to {self.value}"
+
+    def commands(self) -> list[str]:
+        return [self._sysctl(self.name, self.value)]
+
+
 def route_words(verb: str, route: DesiredRoute) -> list[Word]:
     """The words of `ip route add` for a route of ours."""
     words: list[Word] = ["route", verb, "default" if route.to.prefix == 0 else route.to]
@@ -174,3 +205,24 @@ def address_line(op: Operation, link: str, address: InterfaceAddress, verb: str)
         words += ["brd", "+"]
     # `proto` is left out: iproute2 before 6.3 does not know it for addresses.
     return op._ip(*words, "dev", link)
+
+
+def port_words(port: int) -> list[str]:
+    """The flags of a bridge's port as `ip link` takes them."""
+
+    def state(flag: int) -> str:
+        return "on" if port & flag else "off"
+
+    learning = "off" if port & PORT_LOCKED else "on"
+    words = ["isolated", state(PORT_ISOLATED), "hairpin", state(PORT_HAIRPIN)]
+    return [*words, "locked", state(PORT_LOCKED), "learning", learning]
+
+
+def other_mtu(mtu: int) -> int:
+    """Any MTU but this one, as small in effect as can be."""
+    return mtu - 1 if mtu > 1280 else mtu + 1
+
+
+def accept_ra(link: str) -> str:
+    """The sysctl that says whether routers are believed behind a link of the host."""
+    return f"net/ipv6/conf/{link}/accept_ra"

@@ -7,14 +7,16 @@ and, in routed networks, a route each. Kept in maps, since thousands of members 
 from collections.abc import Collection, Iterable
 
 from reconciler.core import ops
-from reconciler.core.model import PROTOCOL
+from reconciler.core.model import BITS, PROTOCOL, Subnet
 from reconciler.core.names import network_group
 from reconciler.core.observed import Observed, SeenContainer, SeenEnd
-from reconciler.core.rows import Link, NeighbourRow, RouteRow, Space
+from reconciler.core.rows import Link, LinkAddress, NeighbourRow, RouteRow, Space
 from reconciler.core.wanted import DesiredRoute, Endpoint, Member
 
 Group = list[ops.Operation]
 MAIN_TABLE = 254
+METRICS = (0, 1024)
+"""What the kernel gives a route that names none, in IPv4 and IPv6."""
 
 
 class HostView:
@@ -29,10 +31,24 @@ class HostView:
         self.by_mac: dict[tuple[int, bytes], list[NeighbourRow]] = {}
         for row in host.neighbours:
             self.by_mac.setdefault((row.index, row.mac), []).append(row)
+        self.addresses: dict[int, list[LinkAddress]] = {}
+        for address in host.addresses:
+            self.addresses.setdefault(address.index, []).append(address)
         self.routes: dict[int, list[RouteRow]] = {}
+        self.connected: set[tuple[int, Subnet]] = set()
+        """Subnets that the host reaches through a link without a next hop, by routes not of ours."""
+        self.foreign: dict[Subnet, RouteRow] = {}
+        """Routes to single addresses that are not ours: the kernel keeps one of them for each."""
         for route in host.routes:
-            if route.protocol == PROTOCOL and route.table == MAIN_TABLE:
-                self.routes.setdefault(route.index, []).append(route)
+            if route.protocol == PROTOCOL:
+                if route.table == MAIN_TABLE:
+                    self.routes.setdefault(route.index, []).append(route)
+                continue
+            if route.via is None:
+                self.connected.add((route.index, route.to))
+            whole = route.to.prefix == BITS[route.to.version]
+            if whole and route.table == MAIN_TABLE and route.metric in METRICS:
+                self.foreign[route.to] = route
         self.wanted = {
             (self.bridges.get(e.network, 0), address)
             for member in members
@@ -74,8 +90,13 @@ class HostView:
         space: Space,
         inner_lost: bool,
         host_lost: bool,
+        down: bool,
     ) -> Group:
-        """Neighbours and host routes that are missing, wrong or too many."""
+        """Neighbours and host routes that are missing, wrong or too many.
+
+        `inner_lost`, `host_lost`: whether neighbours go on that side before this is carried out;
+        `down`: whether the host's routes do, too.
+        """
         owner = member.object
         group: Group = []
         if endpoint.gateways:
@@ -95,8 +116,9 @@ class HostView:
             ]
         if endpoint.group:
             index = end.host.index
-            group += self._route_repairs(owner, endpoint, index, host_lost)
+            group += self._route_repairs(owner, endpoint, index, down)
         else:
+            group += self._route_repairs(owner, endpoint, end.host.index, down)
             index = self.indexes.get(endpoint.bridge, 0)
             host_lost = endpoint.bridge in self.flushed
         for address in endpoint.neighbours:
@@ -122,12 +144,12 @@ class HostView:
         for endpoint in member.endpoints:
             index = ends.get(endpoint.name, 0)
             if endpoint.group:
-                standing = {(row.to, row.source) for row in self.routes.get(index, ())}
-                if standing != {(route.to, route.source) for route in endpoint.routes}:
+                standing = {(row.to, row.via, row.source) for row in self.routes.get(index, ())}
+                if standing != {(r.to, r.via, r.source) for r in endpoint.routes}:
                     return False
             else:
                 index = self.indexes.get(endpoint.bridge, 0)
-                if endpoint.bridge in self.flushed:
+                if endpoint.bridge in self.flushed or self.routes.get(ends.get(endpoint.name, 0)):
                     return False
             rows = self.by_mac.get((index, endpoint.mac), ())
             if len(rows) != len(endpoint.neighbours) or any(
@@ -137,21 +159,21 @@ class HostView:
         return True
 
     def _route_repairs(self, owner: str, endpoint: Endpoint, index: int, lost: bool) -> Group:
-        seen = {(row.to, row.source): row for row in self.routes.get(index, ()) if row.via is None}
-        wanted = {(route.to, route.source) for route in endpoint.routes}
+        seen = {(row.to, row.via, row.source) for row in self.routes.get(index, ())}
+        wanted = {(route.to, route.via, route.source) for route in endpoint.routes}
         group: Group = [
             # One to the same place is replaced by the one that is added.
             ops.RemoveRoute(
                 object=owner,
-                route=DesiredRoute(to=to, via=None, link=endpoint.host_name, source=source),
+                route=DesiredRoute(to=to, via=via, link=endpoint.host_name, source=source),
             )
-            for to, source in seen
-            if (to, source) not in wanted and to not in self.places and not lost
+            for to, via, source in sorted(seen - wanted, key=str)
+            if to not in self.places and not lost
         ]
         group += [
             ops.AddRoute(object=owner, route=route)
             for route in endpoint.routes
-            if lost or (route.to, route.source) not in seen
+            if lost or (route.to, route.via, route.source) not in seen
         ]
         return group
 

@@ -143,7 +143,7 @@ class Networks:
             if self._may_interrupt(bridge, link.name)
             else False
         )
-        groups = bridge_repairs(bridge, link, self.observed.host, used=used)
+        groups = bridge_repairs(bridge, link, self.view, used=used)
         self.take(name, groups, self.networks)
         if any(
             isinstance(op, ops.RemoveAddress)
@@ -169,9 +169,7 @@ class Networks:
 
     def _may_interrupt(self, bridge: Bridge, link: str) -> bool:
         """Looking for processes costs a walk through /proc: only where the answer matters."""
-        probe = bridge_repairs(
-            bridge, self.observed.bridges[bridge.network], self.observed.host, used=True
-        )
+        probe = bridge_repairs(bridge, self.observed.bridges[bridge.network], self.view, used=True)
         return any(op.interrupts for group in probe for op in group)
 
     def plan_lost_networks(self) -> Iterator[tuple[str, Group]]:

@@ -6,8 +6,9 @@ for a container with CAP_NET_ADMIN can forge marks on links.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
+from types import MappingProxyType
 
 import msgspec
 
@@ -70,6 +71,8 @@ class SeenContainer(msgspec.Struct, frozen=True, kw_only=True):
     ends: tuple[SeenEnd, ...]
     networked: bool
     """Whether it was made with interfaces, also where somebody has deleted them all since."""
+    lost: frozenset[int] = frozenset()
+    """Numbers that host ends of its had which are no longer on the host."""
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +115,20 @@ def _owner_by_mark(space: Space, witness: Witness) -> str | None:
     return name
 
 
+def _led_to(host: Space, witness: Witness) -> dict[int, set[str]]:
+    """Namespace by its id on the host → whose marked host ends lead there, as the kernel says."""
+    behind: dict[int, set[str]] = {}
+    for name, ends in _ends(host, witness, {})[0].items():
+        for _, link in ends:
+            behind.setdefault(link.peer_nsid, set()).add(name)
+    behind.pop(-1, None)
+    return behind
+
+
+def _only(names: Collection[str]) -> str | None:
+    return next(iter(names)) if len(names) == 1 else None
+
+
 def observe_owned(
     *,
     host: Space,
@@ -122,19 +139,29 @@ def observe_owned(
     witness: Witness,
     sysctls: Mapping[str, str | None],
     space_sysctls: tuple[str, ...],
+    nsids: Mapping[int, int] = MappingProxyType({}),
 ) -> Observed:
     """Sort a dump by owner.
 
     `spaces` are the namespaces of the netns dir by file, `living` those of processes by
-    `/proc/PID/ns/net`, looked at only where a path may be missing.
+    `/proc/PID/ns/net`, looked at only where a path may be missing. `nsids`: cookie → the id that
+    the namespace has on the host, where it has one; only where the record is lost.
     """
     by_cookie = {cookie: name for name, cookie in witness.spaces.items() if cookie}
+    behind = {} if witness.present else _led_to(host, witness)
+    ended = {name for names in behind.values() for name in names}
     found: dict[str, tuple[str, str, Space]] = {}
     for file in sorted(spaces):
         space = spaces[file]
         if space.error:
             continue
-        name = by_cookie.get(space.cookie) or _owner_by_mark(space, witness)
+        name = by_cookie.get(space.cookie)
+        if name is None:
+            name = _only(behind.get(nsids.get(space.cookie, -1), ()))
+        if name is None:
+            # What is written inside counts only of who has no host end: a workload may choose it.
+            name = _owner_by_mark(space, witness)
+            name = None if name in ended else name
         # A namespace bound twice is one container: the path named like it counts.
         if name is not None and (name not in found or file == name):
             found[name] = (file, f"{netns_dir}/{file}", space)
@@ -145,15 +172,18 @@ def observe_owned(
         if space.error or space.cookie in bound or space.cookie == host.cookie:
             continue
         name = by_cookie.get(space.cookie)
-        if name is None and not witness.present:
-            name = marked_container(space)
-            if name is not None and not _paired(space, ends.get(name, [])):
-                name = None
+        if name is None:
+            name = _only(behind.get(nsids.get(space.cookie, -1), ()))
         if name is not None and name not in found:
             found[name] = ("", source, space)
             bound.add(space.cookie)
     containers = {}
     noted = {container for _, container, _ in witness.ends.values()}
+    links = {link.index for link in host.links}
+    lost: dict[str, set[int]] = {}
+    for index, (_, container, _) in witness.ends.items():
+        if index not in links:
+            lost.setdefault(container, set()).add(index)
     for name in sorted({*found, *ends}):
         file, source, seen = found.get(name, ("", "", None))
         containers[name] = SeenContainer(
@@ -166,6 +196,7 @@ def observe_owned(
                 for mark, link in ends.get(name, [])
             ),
             networked=name in ends or name in noted or not witness.present,
+            lost=frozenset(lost.get(name, ())),
         )
     bridges, twice = _bridges(host, witness)
     return Observed(
@@ -259,11 +290,3 @@ def _inner(host: Link, space: Space | None) -> Link | None:
         if link.kind == "veth" and link.peer == host.index and link.index == host.peer:
             return link
     return None
-
-
-def _paired(space: Space, ends: list[tuple[EndpointAlias, Link]]) -> bool:
-    """Whether a host end of that container leads into `space`.
-
-    The mark on `lo` proves nothing by itself: a host inside a container of ours writes such marks too.
-    """
-    return any(_inner(link, space) for _, link in ends)

@@ -7,6 +7,7 @@ the same change as `ip(8)` and `sysctl(8)` lines.
 import shlex
 
 from reconciler.core.entries import (
+    CONNECTED_METRIC,
     AddAddress,
     AddNeighbour,
     AddRoute,
@@ -16,8 +17,12 @@ from reconciler.core.entries import (
     RemoveNeighbour,
     RemoveRoute,
     RemoveRule,
+    SetSysctl,
     Word,
+    accept_ra,
     address_line,
+    other_mtu,
+    port_words,
     route_words,
     rule_words,
 )
@@ -27,6 +32,7 @@ from reconciler.core.rows import IPV6_MTU, NeighbourRow
 from reconciler.core.wanted import Bridge, Endpoint, Member
 
 __all__ = [
+    "CONNECTED_METRIC",
     "AddAddress",
     "AddNeighbour",
     "AddRoute",
@@ -223,11 +229,17 @@ class RemoveEndpoint(Operation, frozen=True, kw_only=True):
     index: int
     label: str
     neighbours: tuple[NeighbourRow, ...] = ()
+    inside: bool = False
+    """Whether link and number are the inner end's, for somebody has moved the host's end away."""
 
     def describe(self) -> str:
+        if self.inside:
+            return f"take away {self.label} (its other end has left the host)"
         return f"take away {self.label} (host end {self.link})"
 
     def commands(self) -> list[str]:
+        if self.inside:
+            return [self._ip("link", "del", self.link)]
         return [shlex.join(["ip", "link", "del", self.link])]
 
 
@@ -245,7 +257,8 @@ class SetLink(Operation, frozen=True, kw_only=True):
     up: bool | None = None
     alias: str | None = None
     gen_mode_none: bool = False
-    isolated: bool | None = None
+    port: int | None = None
+    """How its bridge treats it: PORT_ISOLATED and its like (model.py)."""
     group: int | None = None
     flush: bool = False
     """What its bridge has learned behind it is forgotten."""
@@ -265,9 +278,8 @@ class SetLink(Operation, frozen=True, kw_only=True):
             words.append(["master", self.master] if self.master else ["nomaster"])
         if self.group is not None:
             words.append(["group", self.group])
-        if self.isolated is not None:
-            state = "on" if self.isolated else "off"
-            words.append(["type", "bridge_slave", "isolated", state])
+        if self.port is not None:
+            words.append(["type", "bridge_slave", *port_words(self.port)])
         if self.flush:
             words.append(["type", "bridge_slave", "fdb_flush"])
         if self.alias is not None:
@@ -290,21 +302,6 @@ class SetLink(Operation, frozen=True, kw_only=True):
             lines.append(shlex.join([*lead, "link", "set", link, *map(str, words)]))
             link = self.name if self.name is not None and words[0] == "name" else link
         return lines
-
-
-class SetSysctl(Operation, frozen=True, kw_only=True):
-    """A sysctl that differs; slashes part the name where an interface's name holds dots."""
-
-    name: str
-    value: str
-    if_there: bool = False
-    """Whether it is as well where there is no such entry."""
-
-    def describe(self) -> str:
-        return f"set {self.name} to {self.value}"
-
-    def commands(self) -> list[str]:
-        return [self._sysctl(self.name, self.value)]
 
 
 class ReplaceFirewall(Operation, frozen=True, kw_only=True):
@@ -351,16 +348,6 @@ class MoveLease(Operation, frozen=True, kw_only=True):
         return f"lease {self.old} becomes {self.new}: {self.reason}"
 
 
-def other_mtu(mtu: int) -> int:
-    """Any MTU but this one, as small in effect as can be."""
-    return mtu - 1 if mtu > 1280 else mtu + 1
-
-
-def accept_ra(link: str) -> str:
-    """The sysctl that says whether routers are believed behind a link of the host."""
-    return f"net/ipv6/conf/{link}/accept_ra"
-
-
 def _no_noise(op: Operation, link: str, mtu: int, *, host: bool) -> list[str]:
     """No link-local address by itself and, on the host, no router that is believed."""
     if mtu < IPV6_MTU:
@@ -397,8 +384,9 @@ def _endpoint_commands(op: Operation, endpoint: Endpoint) -> list[str]:
         lines.append(line("ip", "link", "set", host, "group", endpoint.group))
     else:
         lines.append(line("ip", "link", "set", host, "master", endpoint.bridge))
-    if endpoint.isolated:
-        lines.append(line("ip", "link", "set", host, "type", "bridge_slave", "isolated", "on"))
+    if endpoint.port:
+        words = port_words(endpoint.port)
+        lines.append(line("ip", "link", "set", host, "type", "bridge_slave", *words))
     lines += [
         line("ip", "link", "set", host, "up"),
         *_no_noise(op, endpoint.name, endpoint.mtu, host=False),

@@ -131,6 +131,14 @@ class _Planner(Networks):
             owner = f"network/{endpoint.network}"
             if owner in self.problems:
                 return f"network {endpoint.network}: {self.problems[owner][0]}"
+            for route in endpoint.routes if self.view.foreign else ():
+                row = self.view.foreign.get(route.to)
+                if row is not None:
+                    link = self.view.names.get(row.index, "no link")
+                    return (
+                        f"the host's route to {route.to} through {link} is not runcnet's "
+                        "(remove it, or give the container another address)"
+                    )
             if endpoint.group:
                 network = self.desired.routed[endpoint.network]
                 made = any(

@@ -4,31 +4,31 @@ Everything here answers with *steps*: groups of operations that belong together,
 that interrupts traffic can be held back whole.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from reconciler.core import ops
+from reconciler.core.carried import (
+    address_repairs,
+    addresses_added,
+    connected_routes,
+    deafen,
+    differs,
+    noisy,
+    outside,
+)
 from reconciler.core.hostview import Group, HostView
 from reconciler.core.model import PROTOCOL, InterfaceAddress, Subnet
 from reconciler.core.names import container_alias, network_alias
 from reconciler.core.observed import SeenContainer, SeenEnd
+from reconciler.core.routing import Routes
 from reconciler.core.rows import (
-    GEN_MODE_NONE,
-    IPV6_MTU,
-    NO_IPV6,
     Link,
-    LinkAddress,
-    RouteRow,
-    RuleRow,
     Space,
 )
-from reconciler.core.wanted import Bridge, DesiredRoute, DesiredRule, Endpoint, Member
-
-RTN_UNICAST = 1
-METRICS = (0, 1024)
-"""What the kernel gives a route that names none, in IPv4 and IPv6."""
+from reconciler.core.wanted import Bridge, Endpoint, Member
 
 
-def bridge_repairs(bridge: Bridge, link: Link, host: Space, *, used: bool) -> list[Group]:
+def bridge_repairs(bridge: Bridge, link: Link, view: HostView, *, used: bool) -> list[Group]:
     """What differs on a bridge of ours; `used`: containers run behind it."""
     renamed = link.name != bridge.name
     edit = ops.SetLink(
@@ -41,74 +41,25 @@ def bridge_repairs(bridge: Bridge, link: Link, host: Space, *, used: bool) -> li
         mac=bridge.mac if link.mac != bridge.mac else None,
         mtu=bridge.mtu if link.mtu != bridge.mtu else None,
         up=True if renamed or not link.up else None,
-        alias=_differs(link.alias, network_alias(bridge.network)),
-        gen_mode_none=_noisy(link, bridge.mtu),
+        alias=differs(link.alias, network_alias(bridge.network)),
+        gen_mode_none=noisy(link, bridge.mtu),
     )
     group: Group = [edit] if edit.words() else []
-    group += _deafen(bridge.object, link, bridge.name, bridge.mtu)
-    addresses = [] if renamed else [a for a in host.addresses if a.index == link.index]
+    group += deafen(bridge.object, link, bridge.name, bridge.mtu)
+    addresses = [] if renamed else view.addresses.get(link.index, [])
 
     def cuts(address: InterfaceAddress) -> bool:
-        return used and _outside(address, bridge.subnets)
+        return used and outside(address, bridge.subnets)
 
-    removed, group_addresses = _address_repairs(
+    removed, group_addresses = address_repairs(
         bridge.object, "", bridge.name, bridge.addresses, addresses, cuts
     )
     group += removed + group_addresses
+    if link.up and not renamed:
+        standing = [row for row in addresses if row.address not in addresses_added(group_addresses)]
+        group += connected_routes(bridge.object, "", bridge.name, bridge.addresses, standing, link.index,
+                            view.connected)  # fmt: skip
     return [group] if group else []
-
-
-def _outside(address: InterfaceAddress, subnets: Iterable[Subnet]) -> bool:
-    return not address.is_link_local and not any(s.holds(address.address) for s in subnets)
-
-
-def _noisy(link: Link, mtu: int) -> bool:
-    """Whether it is to be told not to give itself a link-local address; `mtu`: what it is to have."""
-    if mtu < IPV6_MTU or (link.mtu >= IPV6_MTU and link.gen_mode == NO_IPV6):
-        return False
-    # With an MTU that is large enough IPv6 comes back, with the kernel's defaults.
-    return link.gen_mode != GEN_MODE_NONE
-
-
-def _deafen(owner: str, link: Link, name: str, mtu: int) -> Group:
-    """A member must not become the host's router: nothing is believed behind links of ours."""
-    fresh = mtu >= IPV6_MTU > link.mtu and link.accept_ra == NO_IPV6
-    if not fresh and (mtu < IPV6_MTU or link.accept_ra in (0, NO_IPV6)):
-        return []
-    return [ops.SetSysctl(object=owner, name=ops.accept_ra(name), value="0", if_there=True)]
-
-
-def _differs(seen: str, wanted: str) -> str | None:
-    return wanted if seen != wanted else None
-
-
-def _address_repairs(
-    owner: str,
-    netns: str,
-    link: str,
-    wanted: Sequence[InterfaceAddress],
-    seen: Sequence[LinkAddress],
-    cuts: Callable[[InterfaceAddress], bool],
-) -> tuple[Group, Group]:
-    """Removals and additions. Removing an address takes its subnet's other ones with it.
-
-    (promote_secondaries is 0 by default: ip-sysctl). So those are added again as well.
-    """
-    gone = [
-        row.address for row in seen if row.protocol == PROTOCOL and row.address not in set(wanted)
-    ]
-    lost = {a.subnet for a in gone if a.version == 4}
-    standing = {row.address for row in seen if row.address.subnet not in lost}
-    removed: Group = [
-        ops.RemoveAddress(object=owner, netns=netns, link=link, address=a, interrupts=cuts(a))
-        for a in gone
-    ]
-    added: Group = [
-        ops.AddAddress(object=owner, netns=netns, link=link, address=a)
-        for a in wanted
-        if a not in standing
-    ]
-    return removed, added
 
 
 def container_repairs(
@@ -133,7 +84,7 @@ def container_repairs(
             link="lo",
             index=1,
             up=True if not lo.up else None,
-            alias=_differs(lo.alias, container_alias(member.name)),
+            alias=differs(lo.alias, container_alias(member.name)),
         )
         if edit.words():
             groups.append([edit])
@@ -160,10 +111,22 @@ def container_repairs(
     blocked: set[str] = set()
     groups += _make_way(member, matched, running)
     makes: list[Group] = []
+    routes = Routes(member, space, matched, doomed)
     for endpoint in member.endpoints:
         found = matched.get(endpoint.name)
         if found is None:
             foreign = by_name.get(endpoint.name)
+            if foreign is not None and _abandoned(foreign, endpoint, seen):
+                take = ops.RemoveEndpoint(
+                    object=member.object,
+                    netns=netns,
+                    link=foreign.name,
+                    index=foreign.index,
+                    label=endpoint.name,
+                    inside=True,
+                )
+                groups.append([take])
+                doomed.add(foreign.index)
             if foreign is not None and foreign.index not in doomed | ours:
                 problems.append(
                     f"{endpoint.name} is a {foreign.kind or 'link'} that is not runcnet's "
@@ -179,12 +142,15 @@ def container_repairs(
             group, cleared = _endpoint_repairs(
                 member, endpoint, found, space, view, subnets, running
             )
+            if found.inner is not None and found.inner.name == endpoint.name:
+                # What leads through an address of ours goes before it: else some of it stays.
+                at = next((i for i, op in enumerate(group) if isinstance(op, ops.RemoveAddress)), 0)
+                group[at:at] = routes.stale(endpoint.name, cleared)
             reset |= {(endpoint.name, version) for version in cleared}
             if group:
                 groups.append(group)
     # A name may be free only once another interface has given it up.
     groups += makes
-    routes = _Routes(member, space, matched, doomed)
     problems += routes.problems(reset)
     groups += routes.groups(reset, blocked)
     for name, value in member.sysctls:
@@ -196,6 +162,16 @@ def container_repairs(
                 [ops.SetSysctl(object=member.object, netns=netns, name=name, value=value)]
             )
     return groups, problems
+
+
+def _abandoned(link: Link, endpoint: Endpoint, seen: SeenContainer) -> bool:
+    """Whether it is an inner end of ours whose other end somebody has moved off the host.
+
+    That one keeps its number where it went, if nobody has it there.
+    """
+    if link.kind != "veth" or link.peer_nsid < 0 or not seen.lost:
+        return False
+    return link.peer in seen.lost or link.mac == endpoint.mac
 
 
 def _make_way(member: Member, matched: Mapping[str, SeenEnd], running: bool) -> list[Group]:
@@ -277,13 +253,13 @@ def _endpoint_repairs(
         mac=endpoint.host_mac if outer.mac != endpoint.host_mac else None,
         mtu=endpoint.mtu if outer.mtu != endpoint.mtu else None,
         master=endpoint.bridge if master != endpoint.bridge else None,
-        isolated=endpoint.isolated
-        if outer.isolated != endpoint.isolated or (master != endpoint.bridge and endpoint.isolated)
+        port=endpoint.port
+        if outer.port != endpoint.port or (master != endpoint.bridge and endpoint.port)
         else None,
         up=True if not outer.up and not renamed_host else None,
-        alias=_differs(outer.alias, endpoint.alias),
+        alias=differs(outer.alias, endpoint.alias),
         group=view.group_to_set(endpoint, outer),
-        gen_mode_none=_noisy(outer, endpoint.mtu),
+        gen_mode_none=noisy(outer, endpoint.mtu),
     )
     # A link that goes down loses its IPv6 addresses.
     seen = [
@@ -291,9 +267,18 @@ def _endpoint_repairs(
     ]
 
     def cuts(address: InterfaceAddress) -> bool:
-        return running and _outside(address, subnets.get(endpoint.network, ()))
+        return running and outside(address, subnets.get(endpoint.network, ()))
 
-    removed, added = _address_repairs(owner, netns, endpoint.name, endpoint.addresses, seen, cuts)
+    removed, added = address_repairs(owner, netns, endpoint.name, endpoint.addresses, seen, cuts)
+    if inner.up and not renamed:
+        standing = [row for row in seen if row.address not in addresses_added(added)]
+        near = {
+            (row.index, row.to)
+            for row in space.routes
+            if row.protocol != PROTOCOL and row.via is None and row.index == inner.index
+        }
+        added += connected_routes(owner, netns, endpoint.name, endpoint.addresses, standing, inner.index,
+                            near)  # fmt: skip
     mac = endpoint.mac if inner.mac != endpoint.mac else None
     # A new MAC is announced for the addresses of that moment: it comes behind theirs.
     late = mac is not None and bool(removed or added)
@@ -307,12 +292,12 @@ def _endpoint_repairs(
         mac=None if late else mac,
         mtu=endpoint.mtu if inner.mtu != endpoint.mtu else None,
         up=True if not inner.up and not renamed else None,
-        gen_mode_none=_noisy(inner, endpoint.mtu),
+        gen_mode_none=noisy(inner, endpoint.mtu),
     )
     group: Group = []
     if host_edit.words():
         group.append(host_edit)
-    group += _deafen(owner, outer, endpoint.host_name, endpoint.mtu)
+    group += deafen(owner, outer, endpoint.host_name, endpoint.mtu)
     if inner_edit.words():
         group.append(inner_edit)
     group += removed + added
@@ -320,97 +305,24 @@ def _endpoint_repairs(
         group.append(
             ops.SetLink(object=owner, netns=netns, link=endpoint.name, index=inner.index, mac=mac)
         )
+    if mac is not None and endpoint.bridge and end.host.master:
+        # Who had that MAC before may have been heard behind this port, or the other way round.
+        group.append(
+            ops.SetLink(
+                object=owner,
+                netns=netns,
+                link=endpoint.host_name,
+                index=outer.index,
+                host=True,
+                flush=True,
+            )
+        )
     # A change of the MAC, a moment down or without an address costs a link its neighbours.
     inner_lost = mac is not None or renamed or bool(removed)
     host_lost = host_edit.mac is not None or renamed_host
-    group += view.entry_repairs(member, endpoint, end, space, inner_lost, host_lost)
+    group += view.entry_repairs(
+        member, endpoint, end, space, inner_lost, host_lost, down=renamed_host
+    )
     if renamed:
         return group, (4, 6)
     return group, {op.address.version for op in removed if isinstance(op, ops.RemoveAddress)}
-
-
-class _Routes:
-    """A container's routes and rules, as they stand beside those declared."""
-
-    def __init__(
-        self,
-        member: Member,
-        space: Space,
-        matched: Mapping[str, SeenEnd],
-        doomed: Collection[int],
-    ) -> None:
-        self.member = member
-        names = {link.index: link.name for link in space.links}
-        names |= {end.inner.index: name for name, end in matched.items() if end.inner is not None}
-        self.seen = [
-            (row, _route(row, names.get(row.index, "")))
-            for row in space.routes
-            if row.type == RTN_UNICAST and row.index not in doomed
-        ]
-        self.rules = [(row, _rule(row)) for row in space.rules if row.source is not None]
-
-    def _in_the_way(
-        self, route: DesiredRoute, reset: Collection[tuple[str, int]]
-    ) -> RouteRow | None:
-        """A foreign route to the same place: the kernel keeps one of them for each metric."""
-        for row, seen in self.seen:
-            same = (seen.to, seen.table) == (route.to, route.table) and row.metric in METRICS
-            if (
-                same
-                and row.protocol != PROTOCOL
-                and (seen.link, seen.to.version) not in reset
-                and seen != route
-            ):
-                return row
-        return None
-
-    def problems(self, reset: Collection[tuple[str, int]]) -> list[str]:
-        standing = {route for _, route in self.seen}
-        return [
-            f"a route to {route.to} that is not runcnet's stands in the place of `{route}` "
-            "(remove it inside the container)"
-            for route in self.member.routes
-            if route not in standing and self._in_the_way(route, reset)
-        ]
-
-    def groups(self, reset: Collection[tuple[str, int]], blocked: set[str]) -> list[Group]:
-        """Those through a link in `reset` are gone by the time that these are carried out."""
-        owner, netns = self.member.object, self.member.netns
-        wanted = set(self.member.routes)
-        standing = {route for _, route in self.seen if (route.link, route.to.version) not in reset}
-        result: list[Group] = [
-            [ops.RemoveRoute(object=owner, netns=netns, route=route)]
-            for row, route in self.seen
-            if row.protocol == PROTOCOL
-            and route not in wanted
-            and (route.link, route.to.version) not in reset
-        ]
-        result += [
-            [ops.AddRoute(object=owner, netns=netns, route=route)]
-            for route in self.member.routes
-            if route not in standing
-            and route.link not in blocked
-            and not self._in_the_way(route, reset)
-        ]
-        declared = set(self.member.rules)
-        result += [
-            [ops.RemoveRule(object=owner, netns=netns, rule=rule)]
-            for row, rule in self.rules
-            if row.protocol == PROTOCOL and rule not in declared
-        ]
-        shown = {rule for row, rule in self.rules if row.plain}
-        result += [
-            [ops.AddRule(object=owner, netns=netns, rule=rule)]
-            for rule in self.member.rules
-            if rule not in shown
-        ]
-        return result
-
-
-def _route(row: RouteRow, link: str) -> DesiredRoute:
-    return DesiredRoute(to=row.to, via=row.via, link=link, table=row.table)
-
-
-def _rule(row: RuleRow) -> DesiredRule:
-    assert row.source is not None  # rules without a source are passed over
-    return DesiredRule(source=row.source, table=row.table, priority=row.priority)

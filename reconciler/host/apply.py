@@ -1,9 +1,7 @@
 """Plan → kernel → outcomes. One failure stays one failure: the rest goes on."""
 
-import errno
 import os
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from reconciler.core import ops
@@ -12,32 +10,23 @@ from reconciler.core.observed import LOOPBACK
 from reconciler.core.ops import Operation
 from reconciler.core.rows import IPV6_MTU, Link
 from reconciler.core.wanted import Endpoint, Member
-from reconciler.host import netns, rtnl, steps
+from reconciler.host import rtnl, steps
 from reconciler.host.ahead import Ahead
 from reconciler.host.batch import Batch, Result
 from reconciler.host.record import Record
+from reconciler.host.removal import Outcome, Removals
+
+__all__ = ["Kernel", "Outcome"]
 
 BATCH = 256
 """Containers made in one trip through C; a signal is heard between two trips."""
-REMOVED = 16384
-"""Containers removed before their links are waited for: the kernel reaps them together."""
 SPARE = 64
 """Link numbers left to whoever else makes links while a pass runs."""
+KERNEL = 2
+"""RTPROT_KERNEL of linux/rtnetlink.h."""
 INNER = 64
 """The number of a fresh container's first interface: a kernel with tunnel modules puts a device of
 each into every new namespace, and those are numbered from 2 on."""
-PROBE = 64
-"""Links asked for at once while they are waited for."""
-STALL_S, STALL_EACH_S = 3.0, 0.005
-"""How long the kernel may reap nothing before namespaces count as held by somebody; and for each of
-them, for it takes many through each step of their end together, and their links go last."""
-
-
-class Outcome(NamedTuple):
-    """What became of an operation; `error` None: it was carried out."""
-
-    operation: Operation
-    error: str | None
 
 
 class _Part(NamedTuple):
@@ -49,7 +38,7 @@ class _Part(NamedTuple):
     refused: list[Outcome]
 
 
-class Kernel:
+class Kernel(Removals):
     """Carries operations out in one host, and writes down in the record what they make."""
 
     def __init__(
@@ -72,95 +61,6 @@ class Kernel:
         used = max(self._indexes.values(), default=0)
         # Links that others make meanwhile are numbered by the kernel from its last number on.
         self._next_index = max(used, above, record.last_end()) + SPARE
-
-    def finish_removals(self) -> None:
-        """Take away the mount points that a kill between unmounting and unlinking has left."""
-        paths = self.record.leaving()
-        for path in paths:
-            netns.clear(path)
-        self.record.note_left(paths)
-
-    def remove(self, removals: Sequence[Operation]) -> Iterator[Outcome]:
-        """Take containers away: unmount all, let the kernel reap them together, look that it did."""
-        for start in range(0, len(removals), REMOVED):
-            if self.stop():
-                return
-            part = [
-                o for o in removals[start : start + REMOVED] if isinstance(o, ops.RemoveContainer)
-            ]
-            bound = [op for op in part if op.path]
-            self.record.note_leaving(op.path for op in bound)
-            codes = dict(
-                zip((op.path for op in bound), rtnl.unbind([o.path for o in bound]), strict=True)
-            )
-            self.record.note_left(path for path, code in codes.items() if not code)
-            left = {i for op in part if not codes.get(op.path) for i in op.ends}
-            gone = (
-                self._reap({op: op.ends for op in part if not codes.get(op.path)}) if left else {}
-            )
-            self._forget_neighbours([op for op in part if not codes.get(op.path)])
-            clean = [op for op in part if not codes.get(op.path) and not gone.get(op)]
-            self.record.forget(
-                containers=[op.name for op in clean], ends=[i for op in clean for i in op.ends]
-            )
-            for op in part:
-                code = codes.get(op.path, 0)
-                error = f"unmount {op.path}: {os.strerror(code)}" if code else gone.get(op)
-                yield Outcome(op, error)
-
-    def _forget_neighbours(self, removed: Sequence[ops.RemoveContainer]) -> None:
-        """What is gone already is no failure, hence a job for each."""
-        batch = Batch()
-        for op in removed:
-            if op.neighbours:
-                batch.host()
-                steps.forget_neighbours(batch, op.neighbours)
-        batch.run()
-
-    def _reap(self, ends: dict[ops.RemoveContainer, tuple[int, ...]]) -> dict[Operation, str]:
-        """Wait for host ends to go with their namespaces; answers with the ops that left some.
-
-        Where the path was gone before, nothing will reap the ends, nor where processes live behind
-        them: these are deleted. Whoever came into the namespace meanwhile keeps them, but by force.
-        """
-        failed: dict[Operation, str] = {}
-        waiting = {i for op, indexes in ends.items() if op.path and not op.in_use for i in indexes}
-        waiting = self._wait_gone(waiting)
-        standing = _standing({i for indexes in ends.values() for i in indexes})
-        batch = Batch()
-        jobs: list[Operation] = []
-        for op, indexes in ends.items():
-            if waiting.intersection(indexes) and not op.forced:
-                failed[op] = "something still lives in its namespace (the next pass looks again)"
-                continue
-            for index in indexes:
-                if index in standing:
-                    batch.host()
-                    batch.delete_link(index, inside=False)
-                    jobs.append(op)
-        for job, result in zip(jobs, batch.run() if jobs else [], strict=True):
-            # It may have gone with its namespace in the meantime.
-            if result.failures and result.failures[0].errno != errno.ENODEV:
-                failed[job] = steps.failure_text(result)
-        return failed
-
-    def _wait_gone(self, waiting: set[int]) -> set[int]:
-        """Wait for links to go, a few at a time; those that are left when nothing moves any more."""
-        left = sorted(waiting)
-        patience_s = STALL_S + STALL_EACH_S * len(left)
-        deadline = time.monotonic() + patience_s
-        while left:
-            some = left[:PROBE]
-            standing = _standing(some)
-            if len(standing) < len(some):
-                left = sorted(standing) + left[PROBE:]
-                deadline = time.monotonic() + patience_s
-            elif time.monotonic() > deadline:
-                # The first ones stay; others may have gone behind them.
-                return _standing(left)
-            else:
-                time.sleep(0.005)
-        return set()
 
     def create(self, creations: Sequence[ops.MakeContainer]) -> Iterator[Outcome]:
         """Make containers, a batch at a time; what is about to be made is written down first.
@@ -269,7 +169,7 @@ class Kernel:
             mtu=endpoint.mtu,
             master=0 if endpoint.group else self._indexes[endpoint.bridge],
             alias=endpoint.alias,
-            isolated=endpoint.isolated,
+            port=endpoint.port,
             peer_name=endpoint.name,
             peer_index=peer_index,
             peer_mac=endpoint.mac,
@@ -296,8 +196,11 @@ class Kernel:
             self.record.note_ends(made_ends)
         for op, result in zip(jobs, batch.run() if jobs else [], strict=True):
             outcomes[op] = steps.failure_text(result) if result.failures else None
-            if outcomes[op] is None and isinstance(op, ops.RemoveEndpoint):
+            if outcomes[op] is None and isinstance(op, ops.RemoveEndpoint) and not op.inside:
                 self.record.forget(ends=[op.index])
+            if outcomes[op] is None and isinstance(op, ops.MakeEndpoint):
+                # What stood there before and is no more need not be known any longer.
+                self.record.forget(ends=self._replaced(op, made_ends))
             if outcomes[op] is None and isinstance(op, ops.RemoveGateway):
                 self.record.forget(gateways=[str(op.address)])
             if outcomes[op] is None and isinstance(op, ops.RemoveBridge):
@@ -308,6 +211,13 @@ class Kernel:
         self._note_bridges([op for op in jobs if outcomes[op] is None])
         for op in operations:
             yield Outcome(op, outcomes[op])
+
+    def _replaced(self, op: ops.MakeEndpoint, made: Mapping[int, object]) -> list[int]:
+        """The numbers of a veth pair's forerunners that are gone."""
+        end = (op.endpoint.network, op.endpoint.container, op.endpoint.name)
+        standing = {*self._indexes.values(), *made}
+        known = self.record.ends([op.endpoint.container])
+        return [index for index, one in known.items() if one == end and index not in standing]
 
     def _note_bridges(self, done: Sequence[Operation]) -> None:
         made = {}
@@ -336,8 +246,11 @@ class Kernel:
                 batch.host()
                 batch.delete_link(op.index, inside=False)
             case ops.RemoveEndpoint():
-                batch.host()
-                batch.delete_link(op.index, inside=False)
+                if op.inside:
+                    self._enter(batch, op)
+                else:
+                    batch.host()
+                batch.delete_link(op.index, inside=op.inside)
                 steps.forget_neighbours(batch, op.neighbours)
             case ops.MakeEndpoint():
                 if not op.endpoint.group and op.endpoint.bridge not in self._indexes:
@@ -368,6 +281,7 @@ class Kernel:
                     source=op.route.source,
                     inside=bool(op.netns),
                     delete=isinstance(op, ops.RemoveRoute),
+                    **_manner(op),
                 )
             case ops.AddRule() | ops.RemoveRule():
                 self._enter(batch, op)
@@ -424,7 +338,8 @@ class Kernel:
         return None
 
 
-def _standing(indexes: Collection[int]) -> set[int]:
-    """Which of the host's links are still there."""
-    found = rtnl.scan_host(links=tuple(indexes), links_only=True).links if indexes else ()
-    return {link.index for link in found}
+def _manner(op: ops.AddRoute | ops.RemoveRoute) -> dict[str, int]:
+    """What the kernel would give a route to the subnet of an address, where it is one."""
+    if not isinstance(op, ops.AddRoute) or not op.connected:
+        return {}
+    return {"protocol": KERNEL, "metric": ops.CONNECTED_METRIC[op.route.to.version]}

@@ -8,7 +8,7 @@ from reconciler.core.model import Address, InterfaceAddress, Subnet
 
 ffi, lib = _rtnl.ffi, _rtnl.lib
 
-STEP = struct.Struct("=8B ii IIII BB 6s 6s 2x 16s 16s 16s 16s 16s 256s")
+STEP = struct.Struct("=8B ii IIII BB 6s 6s Bx 16s 16s 16s 16s 16s 256s")
 FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
 LENGTH = {4: 4, 6: 16}
 SCOPE_LINK = 253
@@ -76,9 +76,10 @@ class Batch:
         priority: int = 0,
         set_: int = 0,
         gen_mode: int = 0,
-        isolated: bool = False,
+        port: int = 0,
         mac: bytes = b"",
         peer_mac: bytes = b"",
+        protocol: int = 0,
         address: bytes = b"",
         link_name: str = "",
         name: str = "",
@@ -91,7 +92,7 @@ class Batch:
         self._kinds.append(action)
         self._steps += STEP.pack(
             kind, inside, family, prefix, remove, scope, bool(via), bool(source), index, other, mtu,
-            table, priority, set_, gen_mode, isolated, mac, peer_mac, address, via, source,
+            table, priority, set_, gen_mode, port, mac, peer_mac, protocol, address, via, source,
             _name(link_name), _name(name), _text(text),
         )  # fmt: skip
 
@@ -104,7 +105,7 @@ class Batch:
         mtu: int,
         master: int,
         alias: str,
-        isolated: bool,
+        port: int,
         peer_name: str,
         peer_index: int,
         peer_mac: bytes,
@@ -113,13 +114,13 @@ class Batch:
     ) -> None:
         """A veth pair: the host's end numbered `index` and up, the other placed in the namespace.
 
-        `master` 0: no bridge; `peer_index` 0: the kernel numbers the inner end; `group`: the host
-        end's device group (0: the default one); `ipv6`: whether the link has IPv6, which then gives
-        it no address by itself.
+        `master` 0: no bridge; `port`: how it treats the host's end (model.py); `peer_index` 0: the
+        kernel numbers the inner end; `group`: the host end's device group (0: the default one);
+        `ipv6`: whether the link has IPv6, which then gives it no address by itself.
         """
         self._add(
             ("add veth {} in the host", name), lib.RCN_VETH, link=index, link_name=name, mac=mac,
-            mtu=mtu, other=master, text=alias.encode(), isolated=isolated, gen_mode=int(ipv6),
+            mtu=mtu, other=master, text=alias.encode(), port=port, gen_mode=int(ipv6),
             name=peer_name, priority=peer_index, peer_mac=peer_mac, table=group,
         )  # fmt: skip
 
@@ -139,7 +140,7 @@ class Batch:
         up: bool | None = None,
         alias: str | None = None,
         gen_mode: int | None = None,
-        isolated: bool | None = None,
+        port: int | None = None,
         group: int | None = None,
         flush: bool = False,
     ) -> None:
@@ -156,14 +157,14 @@ class Batch:
             | (lib.RCN_SET_UP if up else lib.RCN_SET_DOWN if up is not None else 0)
             | (lib.RCN_SET_ALIAS if alias is not None else 0)
             | (lib.RCN_SET_GEN_MODE if gen_mode is not None else 0)
-            | (lib.RCN_SET_ISOLATED if isolated is not None else 0)
+            | (lib.RCN_SET_PORT if port is not None else 0)
             | (lib.RCN_SET_GROUP if group is not None else 0)
             | (lib.RCN_SET_FLUSH if flush else 0)
         )
         self._add(
             ("set link {}", link), lib.RCN_LINK, inside=inside, link=link, set_=chosen,
             name=name or "", mac=mac or b"", mtu=mtu or 0, other=master or 0,
-            text=(alias or "").encode(), gen_mode=gen_mode or 0, isolated=bool(isolated), table=group or 0,
+            text=(alias or "").encode(), gen_mode=gen_mode or 0, port=port or 0, table=group or 0,
         )  # fmt: skip
 
     def delete_link(self, link: int | str, *, inside: bool) -> None:
@@ -190,17 +191,19 @@ class Batch:
         table: int = 254,
         source: Address | None = None,
         metric: int = 0,
+        protocol: int = 0,
         inside: bool,
         delete: bool = False,
     ) -> None:
-        """A unicast route; without `via` it is on link."""
+        """A unicast route; without `via` it is on link. `protocol` 0: ours, in the
+        place of whatever led there."""
         version, value, prefix = to
         size = LENGTH[version]
         on_link = version == 4 and via is None
         self._add(
             ("remove route {}" if delete else "add route {}", to), lib.RCN_ROUTE, inside=inside,
             link=link, remove=delete, family=FAMILY[version], prefix=prefix, table=table,
-            priority=metric, address=value.to_bytes(size, "big"),
+            priority=metric, protocol=protocol, address=value.to_bytes(size, "big"),
             scope=SCOPE_LINK if on_link else 0,
             via=via.value.to_bytes(size, "big") if via else b"",
             source=source.value.to_bytes(size, "big") if source else b"",

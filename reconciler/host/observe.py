@@ -1,6 +1,6 @@
 """Dumps → Observed: what stands on the host and in every namespace of the netns dir."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -76,16 +76,25 @@ def observe(
             link.name for link in host.links if link.index != 1 and not parse_alias(link.alias)
         ]
         values |= rtnl.host_sysctls([f"net/ipv6/conf/{name}/accept_ra" for name in heard])
+    living = _living(dumps, witness, expected)
+    bound = {f"{netns_dir}/{name}": space for name, space in dumps.spaces.items()}
     return observe_owned(
         host=host,
         netns_dir=netns_dir,
         files=dumps.files,
         spaces=dumps.spaces,
-        living=_living(dumps, witness, expected),
+        living=living,
         witness=witness,
         sysctls=values,
         space_sysctls=dumps.sysctls,
+        nsids={} if witness.present else _nsids({**bound, **living}),
     )
+
+
+def _nsids(spaces: Mapping[str, Space]) -> dict[int, int]:
+    """Cookie → the id that the namespace at that path has on the host, where it has one."""
+    known = {path: rtnl.nsid(path) for path, space in spaces.items() if not space.error}
+    return {spaces[path].cookie: nsid for path, nsid in known.items() if nsid >= 0}
 
 
 def _living(dumps: Dumps, witness: Witness, expected: Iterable[str]) -> dict[str, Space]:

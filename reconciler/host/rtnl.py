@@ -192,9 +192,9 @@ def _values(heap: bytes, at: int, count: int) -> tuple[str | None, ...]:
 def _links(raw: bytes, heap: bytes) -> list[Link]:
     return [
         Link(index, _text(name), _text(kind), mac, mtu, flags, master, peer, nsid, gen_mode,
-             bool(isolated), heap[alias : alias + size].decode("utf-8", "replace") if size else "",
+             port, heap[alias : alias + size].decode("utf-8", "replace") if size else "",
              group, accept_ra, digest)
-        for index, flags, mtu, master, peer, nsid, group, gen_mode, accept_ra, isolated, mac, name, kind,
+        for index, flags, mtu, master, peer, nsid, group, gen_mode, accept_ra, port, mac, name, kind,
             alias, size, digest in LINK.iter_unpack(raw)
     ]  # fmt: skip
 
@@ -262,6 +262,11 @@ def _neighbours(raw: bytes) -> list[NeighbourRow]:
 def cookie() -> int:
     """The cookie of our own network namespace (SO_NETNS_COOKIE)."""
     return int(lib.rcn_cookie())
+
+
+def nsid(path: str) -> int:
+    """The id that the namespace at `path` has on the host; negative: it has none."""
+    return int(lib.rcn_nsid_of(path.encode()))
 
 
 def unbind(paths: Sequence[str]) -> list[int]:

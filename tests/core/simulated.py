@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from reconciler.core import ops
-from reconciler.core.model import PROTOCOL, Address, InterfaceAddress
+from reconciler.core.model import BITS, PROTOCOL, Address, InterfaceAddress, Subnet
 from reconciler.core.names import container_alias, network_alias
 from reconciler.core.observed import FileState, Observed, Witness, observe_owned
 from reconciler.core.rows import Link, LinkAddress, NeighbourRow, RouteRow, Rows, RuleRow, Space
 from reconciler.core.wanted import DesiredRoute, Endpoint, Member
 
-UP, UNICAST = 1, 1
+UP, UNICAST, KERNEL = 1, 1, 2
 NO_WITNESS = Witness(present=False, spaces={}, ends={}, bridges={})
 
 
@@ -47,7 +47,7 @@ class Room:
 def new_link(index: int, name: str, **more: object) -> Link:
     values: dict[str, object] = {
         "index": index, "name": name, "kind": "", "mac": b"", "mtu": 1500, "flags": UP, "master": 0,
-        "peer": 0, "peer_nsid": -1, "gen_mode": 1, "isolated": False, "alias": "",
+        "peer": 0, "peer_nsid": -1, "gen_mode": 1, "port": 0, "alias": "",
     }  # fmt: skip
     return Link(**{**values, **more})  # type: ignore[arg-type]
 
@@ -76,6 +76,7 @@ class Kernel:
             spaces={name: room.space(names) for name, room in self.rooms.items()},
             living={name: room.space(names) for name, room in self.living.items()},
             witness=witness, sysctls=dict(self.sysctls), space_sysctls=names,
+            nsids={r.cookie: r.cookie for r in [*self.rooms.values(), *self.living.values()]},
         )  # fmt: skip
 
     def apply(self, operations: Iterable[ops.Operation]) -> None:
@@ -102,6 +103,7 @@ class Kernel:
             case ops.RemoveBridge():
                 self._delete(op.index)
             case ops.RemoveEndpoint():
+                assert not op.inside
                 self._delete(op.index)
                 self.host.neighbours = [n for n in self.host.neighbours if n not in op.neighbours]
             case ops.MakeContainer():
@@ -134,13 +136,25 @@ class Kernel:
                     if a.index != index or a.address.subnet != op.address.subnet
                     or (op.address.version == 6 and a.address != op.address)
                 ]  # fmt: skip
+                # IPv6 keeps what leads through a link, IPv4 does not where the last address goes.
+                version, left = op.address.version, {a.address.subnet for a in room.addresses}
                 room.routes = [
-                    r for r in room.routes if r.index != index or r.to.version != op.address.version
+                    r
+                    for r in room.routes
+                    if r.index != index
+                    or r.to.version != version
+                    or (r.protocol == PROTOCOL and version == 6)
+                    or (r.protocol == KERNEL and r.to in left)
                 ]
                 room.neighbours = [n for n in room.neighbours if n.index != index]
             case ops.AddRoute():
                 room = self._room(op)
                 row = self._route(room, op.route)
+                if op.connected:
+                    row = self._connected(row.index, op.route.to, op.route.source)
+                    assert row not in room.routes, "EEXIST"
+                    room.routes.append(row)
+                    return
                 same = [r for r in room.routes if (r.to, r.table) == (row.to, row.table)]
                 # A route of ours takes its own place; on the host, that of who had the address before.
                 assert room is self.host or same in ([], [row]), "EEXIST"
@@ -190,6 +204,16 @@ class Kernel:
         for a in addresses:
             if not any((x.index, x.address) == (index, a) for x in room.addresses):
                 room.addresses.append(LinkAddress(index, a, 0, 0, PROTOCOL))
+                row = self._connected(index, a.subnet, Address(4, a.value))
+                if a.prefix < BITS[a.version] and (index, row.to) not in {
+                    (r.index, r.to) for r in room.routes if r.protocol == KERNEL
+                }:
+                    room.routes.append(row)
+
+    def _connected(self, index: int, to: Subnet, source: Address | None) -> RouteRow:
+        """What the kernel gives the subnet of an address."""
+        metric, source = (0, source) if to.version == 4 else (256, None)
+        return RouteRow(to, None, index, 254, KERNEL, 253, metric, source, UNICAST)
 
     def _neighbour(self, room: Room, link: str, address: Address, mac: bytes) -> None:
         row = NeighbourRow(room.index(link), address, mac)
@@ -207,8 +231,8 @@ class Kernel:
         assert e.host_name not in {x.name for x in self.host.links.values()}, "EEXIST"
         self.host.links[host] = new_link(
             host, e.host_name, kind="veth", mac=e.host_mac, mtu=e.mtu, peer=inner, alias=e.alias,
-            master=self.host.index(e.bridge) if e.bridge else 0, isolated=e.isolated,
-            group=e.group,
+            master=self.host.index(e.bridge) if e.bridge else 0, port=e.port,
+            group=e.group, peer_nsid=room.cookie,
         )  # fmt: skip
         room.links[inner] = new_link(inner, e.name, kind="veth", mac=e.mac, mtu=e.mtu, peer=host)
         self._carry(room, inner, e.addresses)
@@ -223,7 +247,7 @@ class Kernel:
         room.links[1] = new_link(1, "lo", alias=container_alias(member.name))
         for endpoint in member.endpoints:
             self._veth(room, endpoint)
-        room.routes = [self._route(room, r) for r in member.routes]
+        room.routes += [self._route(room, r) for r in member.routes]
         room.rules = [
             RuleRow(r.source.version, r.priority, r.source, r.table, PROTOCOL, True)
             for r in member.rules
@@ -240,10 +264,14 @@ class Kernel:
             room.addresses = [
                 a for a in room.addresses if a.index != op.index or a.address.version == 4
             ]
-            room.routes = [r for r in room.routes if r.index != op.index]
+            room.routes = [
+                r
+                for r in room.routes
+                if r.index != op.index or (r.protocol == KERNEL and r.to.version == 4)
+            ]
         if op.name is not None or op.mac is not None:
             room.neighbours = [n for n in room.neighbours if n.index != op.index]
-        for key in ("mac", "mtu", "alias", "isolated", "group"):
+        for key in ("mac", "mtu", "alias", "port", "group"):
             if getattr(op, key) is not None:
                 changes[key] = getattr(op, key)
         if op.master is not None:

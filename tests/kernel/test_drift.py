@@ -52,6 +52,22 @@ INSIDE = {
         "ip -n web route del 10.77.0.0/16",
         ["container/web: add route 10.77.0.0/16 via 176.10.0.9 dev eth0"],
     ),
+    "all routes of a link": (
+        "ip -n web route flush dev eth0",
+        [
+            "container/web: add route 176.10.0.0/16 dev eth0 src 176.10.0.5",
+            "container/web: add route default via 176.10.0.1 dev eth0",
+            "container/web: add route 10.77.0.0/16 via 176.10.0.9 dev eth0",
+        ],
+    ),
+    "all IPv6 routes of a link": (
+        "ip -n web -6 route flush dev eth0",
+        [
+            "container/web: add route fd00:1::/64 dev eth0",
+            "container/web: add route fe80::/64 dev eth0",
+            "container/web: add route default via fd00:1::1 dev eth0",
+        ],
+    ),
     "rule": (
         "ip -n web rule del from 10.9.0.5",
         ["container/web: add rule from 10.9.0.5/32 lookup 29185"],
@@ -76,6 +92,10 @@ HOST = {
     "host end's mark": (f"ip link set {END} alias nobody", "alias runcnet:runc0/web/eth0"),
     "host end's bridge": (f"ip link set {END} nomaster", "master runc0"),
     "another bridge": (f"ip link set {END} master side", "master runc0"),
+    "a route of ours too many": (
+        f"ip route add 10.1.2.3/32 dev {END} proto 0x72",
+        "remove route 10.1.2.3/32",
+    ),
     "host end's name": (f"n={END}; ip link set $n down; ip link set $n name zzz", "rename zzz to"),
 }
 NETWORK = {
@@ -91,6 +111,14 @@ NETWORK = {
     "gateway": (
         "ip addr del 10.9.0.1/24 dev side",
         ["network/side: add 10.9.0.1/24 to side", "container/web: add neighbour 10.9.0.5 at"],
+    ),
+    "bridge's routes": (
+        "ip route flush dev runc0; ip -6 route flush dev runc0",
+        [
+            "network/runc0: add route 176.10.0.0/16 dev runc0 src 176.10.0.1",
+            "network/runc0: add route fd00:1::/64 dev runc0",
+            "network/runc0: add route fe80::/64 dev runc0",
+        ],
     ),
     "forwarding": ("sysctl -qw net.ipv4.ip_forward=0", ["host: set net/ipv4/ip_forward to 1"]),
 }
@@ -140,6 +168,40 @@ def test_a_deleted_veth_comes_back_as_it_was(bare: PrivateHost) -> None:
     assert bare.link("eth0", "web")["address"] == mac
     assert bare.ping("web", "176.10.0.1")
     assert bare.reconcile().changes == []
+
+
+def test_what_the_kernel_routes_to_other_links_stands_beside_it(bare: PrivateHost) -> None:
+    """Each link has a route of its own to fe80::/64: one put back must not take another's place."""
+    bare.write("a.yaml", DEFINITION.replace("10.9.0.0/24", '[10.9.0.0/24, "fd00:2::/64"]'))
+    bare.reconcile()
+    before = bare.run("ip", "-6", "route").out
+    bare.sh("ip -6 route flush dev runc0")
+    bare.reconcile()
+    assert sorted(bare.run("ip", "-6", "route").out.split("\n")) == sorted(before.split("\n"))
+
+
+def test_a_host_end_that_left_the_host_is_made_anew(bare: PrivateHost) -> None:
+    bare.write("a.yaml", DEFINITION)
+    bare.reconcile()
+    end = bare.host_end("web", "eth0")
+    bare.sh(f"ip netns add elsewhere; ip link set {end['ifname']} netns elsewhere")
+    with bare.process("web"):
+        assert bare.reconcile().report["converged"]
+        assert bare.ping("web", "176.10.0.1") and bare.reconcile().changes == []
+    assert bare.host_end("web", "eth0")["ifname"] == end["ifname"]
+    assert end["ifname"] not in bare.run("ip", "-n", "elsewhere", "link").out
+
+
+def test_a_workloads_own_veth_in_the_place_of_ours_is_left_alone(bare: PrivateHost) -> None:
+    bare.write("a.yaml", DEFINITION)
+    bare.reconcile()
+    bare.sh(
+        "ip -n web link del eth0; ip netns add elsewhere;"
+        "ip -n web link add eth0 type veth peer name far; ip -n web link set far netns elsewhere"
+    )
+    run = bare.reconcile(check=False)
+    assert "eth0 is a veth that is not runcnet's" in run.report["problems"][0]["message"]
+    assert "far" in bare.run("ip", "-n", "elsewhere", "link").out
 
 
 def test_a_deleted_namespace_comes_back_with_its_addresses(bare: PrivateHost) -> None:

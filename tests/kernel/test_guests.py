@@ -1,5 +1,6 @@
 """What a workload can do from inside its own namespace, and must not gain by it."""
 
+import json
 import stat
 import sys
 from pathlib import Path
@@ -79,3 +80,43 @@ def test_links_inside_are_numbered_above_what_modules_put_there(bare: PrivateHos
     assert bare.link("eth0", "k")["ifindex"] == 64
     bare.sh("ip -n k link add one type veth peer name two")
     assert bare.link("one", "k")["ifindex"] < 64
+
+
+def test_what_a_namespace_says_of_itself_is_not_believed_of_another(bare: PrivateHost) -> None:
+    """Without the record the marks must speak, and what is inside is written by a workload."""
+    text = (
+        "networks: {n: {subnets: 10.0.0.0/24}}\n"
+        "containers: {evil: {interfaces: n}, web: {interfaces: n, netns: zzz}}\n"
+    )
+    bare.write("a.yaml", text)
+    bare.reconcile()
+    before = bare.addresses("eth0", "zzz"), bare.addresses("eth0", "evil")
+    bare.sh("ip -n evil link set lo alias runcnet:web; rm /run/runcnet/record.db*")
+    with bare.process("zzz"):
+        assert bare.reconcile().changes == ["container/evil: set lo alias runcnet:evil"]
+        assert (bare.addresses("eth0", "zzz"), bare.addresses("eth0", "evil")) == before
+
+
+def test_a_bridge_forgets_behind_which_port_a_mac_was(bare: PrivateHost) -> None:
+    """What was learned holds for five minutes, and who got the MAC may have nothing to say."""
+    text = (
+        "networks: {n: {subnets: 10.0.0.0/24}}\n"
+        "containers:\n"
+        '  one: {interfaces: {network: n, addresses: none, mac: "%s"}}\n'
+        '  two: {interfaces: {network: n, addresses: none, mac: "%s"}}\n'
+    )
+    macs = ("02:00:00:00:00:01", "02:00:00:00:00:02")
+
+    def learned() -> dict[str, str]:
+        found = json.loads(bare.run("bridge", "-j", "fdb", "show", "br", "n").out)
+        return {entry["mac"]: entry["ifname"] for entry in found if entry["mac"] in macs}
+
+    bare.write("a.yaml", text % macs)
+    bare.reconcile()
+    ends = [bare.host_end(name, "eth0")["ifname"] for name in ("one", "two")]
+    for name in ("one", "two"):
+        _learned(bare, name, EVERYBODY)
+    assert learned() == dict(zip(macs, ends, strict=True))
+    bare.write("a.yaml", text % macs[::-1])
+    assert bare.reconcile().report["converged"]
+    assert learned().get(macs[0]) != ends[0] and learned().get(macs[1]) != ends[1]

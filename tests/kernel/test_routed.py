@@ -252,3 +252,54 @@ def test_a_gateway_that_a_lost_record_does_not_name_goes(bare: PrivateHost) -> N
     assert "10.60.0.1/32" not in bare.addresses("lo") and "10.50.0.1/32" in bare.addresses("lo")
     assert bare.ping("two", "10.60.0.1")
     assert bare.reconcile().changes == []
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_routed_network_moves_to_another_subnet(host: PrivateHost, version: int) -> None:
+    """IPv4 routes go with the last address of a link, IPv6 ones stay, and so do IPv4 ones where
+    a workload has given the link one more address."""
+    subnet = {4: "10.50.0.0/24", 6: "'fd00:50::/64'"}[version]
+    text = (
+        f"networks: {{flat: {{type: routed, subnets: {subnet}}}}}\n"
+        "containers: {one: {interfaces: flat}, two: {interfaces: flat}}\n"
+    )
+    host.write("a.yaml", text)
+    host.reconcile()
+    host.sh("ip -n one addr add 10.99.0.1/24 dev eth0")
+    with host.process("one"):
+        host.write("a.yaml", text.replace("10.50.", "10.66.").replace("fd00:50:", "fd00:66:"))
+        assert host.reconcile().report["converged"]
+    assert host.reconcile().changes == []
+    for netns in ("", "one", "two"):
+        lead = ["-n", netns] if netns else []
+        for shown in (["route"], ["-6", "route"], ["neigh"], ["addr"]):
+            found = host.run("ip", *lead, *shown).out
+            assert "10.50.0." not in found and "fd00:50:" not in found, (netns, shown, found)
+    there = {4: ("10.66.0.1", "10.66.0.2", SERVER), 6: ("fd00:66::1", "fd00:66::2", SERVER6)}
+    for address in there[version]:
+        own = {4: "10.66.0.2", 6: "fd00:66::2"}[version]
+        assert host.ping("one", address, "-I", own) and host.ping("two", address), address
+    assert "10.99.0.1/24" in host.addresses("eth0", "one")
+
+
+def test_a_foreign_route_to_a_members_address_is_named_and_left_alone(bare: PrivateHost) -> None:
+    bare.write("a.yaml", DEFINITION)
+    bare.reconcile()
+    foreign = ["10.50.0.5 via 192.0.2.1 dev eth0", "fd00:50::5 via 2001:db8:ffff::1 dev eth0"]
+    bare.sh(f"ip route replace {foreign[0]}")
+    bare.write(
+        "b.yaml", "containers: {late: {interfaces: {network: flat, addresses: 10.50.0.9}}}\n"
+    )
+    bare.sh("ip route add 10.50.0.9 via 192.0.2.1")
+    run = bare.reconcile(check=False)
+    assert run.code == 1 and run.changes == []
+    for object_ in ("container/one", "container/late"):
+        message = next(p["message"] for p in run.report["problems"] if p["object"] == object_)
+        assert "through eth0 is not runcnet's" in message
+    routes = bare.run("ip", "route").out
+    assert foreign[0] in routes and "10.50.0.9 via 192.0.2.1" in routes
+    bare.sh("ip route del 10.50.0.5; ip route del 10.50.0.9")
+    assert bare.reconcile().report["converged"] and bare.ping("", "10.50.0.9")
+    bare.sh(f"ip -6 route del fd00:50::5; ip -6 route add {foreign[1]}")
+    run = bare.reconcile(check=False)
+    assert run.code == 1 and "fd00:50::5/128" in run.report["problems"][0]["message"]

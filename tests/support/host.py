@@ -151,6 +151,11 @@ class PrivateHost:
         """The command line that runs `words` in the host."""
         return ["nsenter", "-t", str(self._holder.pid), "-n", "-m", "--", *words]
 
+    @property
+    def holder(self) -> int:
+        """The process that holds the host's namespaces."""
+        return self._holder.pid
+
     def run(self, *words: str, check: bool = True, stdin: str | None = None) -> Run:
         """Run a command to its end."""
         done = subprocess.run(

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from reconciler.core.errors import UsageError
-from reconciler.core.policy import Policy
+from reconciler.core.policy import Lead, Policy
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +21,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """Networks that own rules in the kernel now."""
     guards: frozenset[int]
     """IP versions whose router guard stands in the kernel."""
+    ports: dict[str, tuple[Lead, ...]]
+    """`NETWORK/CONTAINER` → the published ports that lead there now."""
     notes: tuple[str, ...]
 
 

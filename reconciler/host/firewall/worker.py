@@ -116,10 +116,26 @@ def entry(iptc: Any, version: int, rule: xtables.Rule) -> Any:
         if link:
             setattr(ip, attribute, link.encode())
             setattr(ip, f"{attribute}_mask", b"\xff" * (len(link) + 1))
+    if rule.not_in_link:
+        ip.iniface = rule.not_in_link.encode()
+        ip.iniface_mask = b"\xff" * (len(rule.not_in_link) + 1)
+        ip.invflags |= 1
+    if rule.protocol:
+        number = next(n for n, name in kernel.PROTOCOLS.items() if name == rule.protocol)
+        ip.proto = number
+        if version == 6:
+            ip.flags |= 1  # IP6T_F_PROTO: without it the number is not looked at
     if rule.source is not None:
         made.src = str(rule.source)
     if rule.destination is not None:
         made.dst = str(rule.destination)
+    if rule.ports != (0, 0):
+        run = xtables.port_run(*rule.ports, ":")
+        made.create_match(rule.protocol).set_parameter("dport", run)
+    if rule.icmp:
+        made.create_match("icmp6").set_parameter("icmpv6-type", str(rule.icmp))
+    if rule.local:
+        made.create_match("addrtype").set_parameter("dst-type", "LOCAL")
     if rule.in_group or rule.out_group:
         groups = made.create_match("devgroup")
         if rule.in_group:
@@ -132,9 +148,14 @@ def entry(iptc: Any, version: int, rule: xtables.Rule) -> Any:
         made.create_match("physdev").set_parameter("physdev-is-bridged")
     if rule.replies:
         made.create_match("conntrack").set_parameter("ctstate", "RELATED,ESTABLISHED")
+    if rule.translated:
+        made.create_match("conntrack").set_parameter("ctstate", "DNAT")
     if rule.comment:
         made.create_match("comment").set_parameter("comment", rule.comment)
     target = made.create_target(rule.target)
+    if rule.to is not None:
+        target.set_parameter("to-destination", rule.goal)
+        target._final_check()
     if rule.target == "MASQUERADE":
         # The extension fills its data in at this check. The public one around it would print and
         # parse the rule anew, through descriptor 1.
@@ -158,7 +179,7 @@ def work(request: Request) -> Answer:
     version, committed = request.version, []
     before = kernel.existing(version)
     with locked(request.lock_timeout_s):
-        for table in xtables.BASE:
+        for table in xtables.JUMPS:
             found = state(request.policy, version, table)
             if not found.edits:
                 continue
