@@ -1,6 +1,7 @@
 """The firewall's part of a pass: what is asked for, whether it differs, and putting it in place."""
 
 from collections.abc import Callable, Iterator, Mapping, Set
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -18,13 +19,25 @@ from reconciler.host.machine import boot_id
 from reconciler.host.store import Store
 
 
+@runtime_checkable
+class Patient(Protocol):
+    """A backend that waits for the locks of other programs."""
+
+    lock_timeout_s: float
+
+
 class Wall:
     """One pass's view of the firewall. `look` first, then `raise_`."""
 
-    def __init__(self, choice: str, store: Store, *, serving: bool = True) -> None:
-        """`serving`: whoever asks for a published port is told where there is no firewall."""
+    def __init__(
+        self, choice: str, store: Store, *, serving: bool = True, patience_s: float | None = None
+    ) -> None:
+        """`serving`: whoever asks for a published port is told where there is no firewall.
+        `patience_s`: how long the locks of other programs are waited for, if not as usual."""
         self.serving = serving
         self.backend = firewall.backend(choice)
+        if patience_s is not None and isinstance(self.backend, Patient):
+            self.backend.lock_timeout_s = patience_s
         self.store = store
         self.policy = Policy()
         self.operation: ops.ReplaceFirewall | None = None
