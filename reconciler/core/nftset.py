@@ -50,10 +50,10 @@ Key = tuple[Part, ...]
 
 
 class Element(NamedTuple):
-    """What a key leads to (a verdict, or an address and a port), and whose it is."""
+    """What a key leads to (a verdict, an address and a port, or an address alone), and whose it is."""
 
     comment: str
-    data: str | tuple[int, int] = ""
+    data: str | tuple[int, ...] = ""
 
 
 class Rule(NamedTuple):
@@ -152,8 +152,9 @@ def element_text(shape: Shape, key: Key, element: Element | None = None) -> str:
     if element.comment:
         text += f' comment "{element.comment}"'
     if isinstance(element.data, tuple):
-        address, port = element.data
-        text += f" : {Address(_version(shape.data[0]), address)} . {port}"
+        address, *port = element.data
+        goal = [str(Address(_version(shape.data[0]), address)), *map(str, port)]
+        text += f" : {' . '.join(goal)}"
     elif element.data:
         text += f" : {element.data}"
     return text

@@ -279,6 +279,8 @@ def _element(shape: Shape, one: dict[int, bytes]) -> Element:
         return Element(comment, VERDICTS.get(-1 if code is None else code, "?"))
     width = 4 + _WIDTH[shape.data[0]]
     address = int.from_bytes(data[4:width], "big")
+    if len(shape.data) == 1:
+        return Element(comment, (address,))
     return Element(comment, (address, int.from_bytes(data[width : width + 2], "big")))
 
 
