@@ -222,7 +222,7 @@ class Keeper:
             looking=self._looking(None),
         )
         one.progress = lambda count: self.alive()
-        one.patient = self._rules.patient(started)
+        one.yielding = self._rules.yielding(started)
         with store.transaction():
             old = store.book()
             prospect = one.look()

@@ -64,7 +64,7 @@ class Pass:
         self.progress: Callable[[int], None] = lambda count: None
         self.changing = changing
         self.machine = machine_id()
-        self.patient = False  # see Policy
+        self.yielding = False  # see Policy
         self.above = 0
         """Link numbers up to this one are known to be taken."""
         self._ahead: Ahead[Dumps] | None = None
@@ -192,7 +192,12 @@ class Pass:
 
     def wall(self) -> Wall:
         """The firewall's part."""
-        return Wall(self.settings.firewall, self.store, patient=self.patient)
+        return Wall(
+            self.settings.firewall,
+            self.store,
+            patience_s=self.settings.firewall_patience_s,
+            yielding=self.yielding,
+        )
 
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
         """Where the text of hosts files comes from, if it is needed."""
@@ -377,6 +382,7 @@ class Pass:
                 networks=frozenset(prospect.spec.networks),
                 busy=busy_in(observed),
                 keep="verifying",
+                unfit=prospect.plan.unfit,
             ),
             Options(only=frozenset(done)),
         )

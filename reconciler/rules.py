@@ -34,13 +34,13 @@ class Rules:
         if xtables.moves(operation.differences):
             self._moved = now
 
-    def patient(self, now: float) -> bool:
+    def yielding(self, now: float) -> bool:
         """Whether a jump that stands is to stay where it is: it was moved in this resync already."""
         return now < self._moved + self._resync_s
 
     def stands(self, now: float) -> bool:
         """Whether all is as it was wanted."""
-        return self._wall is None or self._wall.stands(patient=self.patient(now))
+        return self._wall is None or self._wall.stands(yielding=self.yielding(now))
 
     def forwardable(self) -> frozenset[int]:
         """The IP versions that may be forwarded with the rules that stand now."""
@@ -52,7 +52,7 @@ class Rules:
             return None
         if len(self._mended) == BURST and now - self._mended[0] < BURST_S:
             return None
-        found = self._wall.mend(patient=self.patient(now))
+        found = self._wall.mend(yielding=self.yielding(now))
         if found is not None:
             self._note(found, now)
             self._mended.append(now)

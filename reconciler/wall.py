@@ -1,6 +1,7 @@
 """The firewall's part of a pass: what is asked for, whether it differs, and putting it in place."""
 
 from collections.abc import Callable, Iterator, Mapping, Set
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -18,18 +19,33 @@ from reconciler.host.machine import boot_id
 from reconciler.host.store import Store
 
 
+@runtime_checkable
+class Patient(Protocol):
+    """A backend that waits for the locks of other programs."""
+
+    lock_timeout_s: float
+
+
 class Wall:
     """One pass's view of the firewall. `look` first, then `raise_`."""
 
     def __init__(
-        self, choice: str, store: Store, *, serving: bool = True, patient: bool = False
+        self,
+        choice: str,
+        store: Store,
+        *,
+        serving: bool = True,
+        patience_s: float | None = None,
+        yielding: bool = False,
     ) -> None:
         """`serving`: whoever asks for a published port is told where there is no firewall.
-
-        `patient`: see `Policy`."""
+        `patience_s`: how long the locks of other programs are waited for, if not as usual.
+        `yielding`: see `Policy`."""
         self.serving = serving
-        self.patient = patient
+        self.yielding = yielding
         self.backend = firewall.backend(choice)
+        if patience_s is not None and isinstance(self.backend, Patient):
+            self.backend.lock_timeout_s = patience_s
         self.store = store
         self.policy = Policy()
         self.operation: ops.ReplaceFirewall | None = None
@@ -60,7 +76,7 @@ class Wall:
             guards=self._guards(desired, observed),
             kept=frozenset(kept | broken),
             publications=_publications(desired, broken),
-            patient=self.patient,
+            yielding=self.yielding,
         )
         gone = {op.object.partition("/")[2] for op in decided.removals if _takes_away(op)}
         self._gone = frozenset(_addresses(observed, gone))
@@ -138,23 +154,23 @@ class Wall:
             )
         return tuple(free)
 
-    def stands(self, *, patient: bool = False) -> bool:
+    def stands(self, *, yielding: bool = False) -> bool:
         """Whether the rules are still as `look` wanted them; asks the kernel, and costs little."""
         if self.backend is None:
             return True
         try:
-            return not self.backend.look(self._asked(patient)).differences
+            return not self.backend.look(self._asked(yielding)).differences
         except FirewallError as error:
             return str(error) == self.problem
 
-    def _asked(self, patient: bool) -> Policy:
-        return msgspec.structs.replace(self.policy, patient=patient)
+    def _asked(self, yielding: bool) -> Policy:
+        return msgspec.structs.replace(self.policy, yielding=yielding)
 
-    def mend(self, *, patient: bool) -> ops.ReplaceFirewall | None:
+    def mend(self, *, yielding: bool) -> ops.ReplaceFirewall | None:
         """Put back what others have changed; None: all stands. Raises FirewallError."""
         if self.backend is None:
             return None
-        asked = self._asked(patient)
+        asked = self._asked(yielding)
         differences = self.backend.look(asked).differences
         if not differences:
             return None

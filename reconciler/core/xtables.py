@@ -165,11 +165,11 @@ class Edit(NamedTuple):
 
 
 def edits(
-    want: Chains, have: Chains, *, table: str, beside: bool = False, patient: bool = False
+    want: Chains, have: Chains, *, table: str, beside: bool = False, yielding: bool = False
 ) -> list[Edit]:
     """The steps of one commit that turn `have` into `want`; none where nothing differs.
 
-    `beside`: the table only helps another firewall out (`BESIDE_JUMPS`). `patient`: a jump that
+    `beside`: the table only helps another firewall out (`BESIDE_JUMPS`). `yielding`: a jump that
     stands is left where it is, whatever stands before it.
     """
     jumps = jumps_of(table, beside=beside)
@@ -177,7 +177,7 @@ def edits(
     for chain, rules in want.items():
         steps += _rule_edits(chain, rules, have.get(chain, ()))
     for base, jump in jumps.items():
-        steps += _jump_edits(base, jump, want, have, patient)
+        steps += _jump_edits(base, jump, want, have, yielding)
     return steps + _removals(want, have, jumps)
 
 
@@ -204,7 +204,7 @@ def _rule_edits(chain: str, want: tuple[Rule, ...], have: tuple[Rule, ...]) -> l
     return steps + [Edit("insert", chain, rule, number) for number, rule in coming]
 
 
-def _jump_edits(base: str, jump: Rule, want: Chains, have: Chains, patient: bool) -> list[Edit]:
+def _jump_edits(base: str, jump: Rule, want: Chains, have: Chains, yielding: bool) -> list[Edit]:
     """The jump stands once, and before everything that could have the last word on packets of ours.
 
     Jumps to chains of other tools may stand before it: such tools (Docker, for one) put them at the
@@ -214,7 +214,7 @@ def _jump_edits(base: str, jump: Rule, want: Chains, have: Chains, patient: bool
     places = [place for place, rule in enumerate(rules) if is_ours(rule.target)]
     if jump.target in want and len(places) == 1 and rules[places[0]] == jump:
         before = rules[: places[0]]
-        if patient or not any(decides(rule, base, want, have) for rule in before):
+        if yielding or not any(decides(rule, base, want, have) for rule in before):
             return []
     # From the bottom up, so that the numbers above stay true.
     steps = [Edit("delete", base, rules[place], place + 1) for place in reversed(places)]
@@ -286,13 +286,13 @@ def differences(
     version: int,
     table: str,
     beside: bool = False,
-    patient: bool = False,
+    yielding: bool = False,
     program: str = "",
 ) -> list[str]:
     """What `edits` would mend, a line a chain. `program`: whose table it is, if that is not plain."""
     where = f"(IPv{version} {table}{' of ' if program else ''}{program})"
     jumps = jumps_of(table, beside=beside)
-    steps = edits(want, have, table=table, beside=beside, patient=patient)
+    steps = edits(want, have, table=table, beside=beside, yielding=yielding)
     touched = {step.chain for step in steps}
     lines = []
     for chain, rules in want.items():

@@ -402,7 +402,7 @@ def test_the_jump_comes_before_rules_that_could_decide(first: Rule) -> None:
     assert line == "jump from FORWARD (IPv4 filter): out of place" and xtables.moves([line])
     after = applied(have, xtables.edits(want, have, table="filter"))
     assert after["FORWARD"] == [JUMP, Rule("OTHERS"), first, Rule("LOG", other=b"l")]
-    assert xtables.edits(want, have, table="filter", patient=True) == []
+    assert xtables.edits(want, have, table="filter", yielding=True) == []
 
 
 def test_administrators_chains_of_other_tools_are_asked_before_ours() -> None:
@@ -412,7 +412,7 @@ def test_administrators_chains_of_other_tools_are_asked_before_ours() -> None:
     assert after["FORWARD"] == [docker[0], JUMP, *docker[1:]]
     # Patience is for a jump that stands: one that is gone comes back.
     gone = {**have, "FORWARD": docker}
-    after = applied(gone, xtables.edits(want, gone, table="filter", patient=True))
+    after = applied(gone, xtables.edits(want, gone, table="filter", yielding=True))
     assert after["FORWARD"] == [docker[0], JUMP, *docker[1:]]
 
 

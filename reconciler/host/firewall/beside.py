@@ -38,13 +38,13 @@ class State(NamedTuple):
     version: int
     have: dict[str, tuple[xtables.Rule, ...]]
     want: Mapping[str, tuple[xtables.Rule, ...]]
-    patient: bool
+    yielding: bool
 
     @property
     def edits(self) -> list[xtables.Edit]:
         """What must change."""
         return xtables.edits(
-            self.want, self.have, table="filter", beside=True, patient=self.patient
+            self.want, self.have, table="filter", beside=True, yielding=self.yielding
         )
 
     @property
@@ -64,7 +64,7 @@ class State(NamedTuple):
             version=self.version,
             table="filter",
             beside=True,
-            patient=self.patient,
+            yielding=self.yielding,
             program=PROGRAM[self.version],
         )
 
@@ -128,7 +128,7 @@ class Beside:
                 continue
             wanted = policy if found.drops else Policy()
             want = chains.beside(wanted, version=version, have=saved.chains)
-            states.append(State(version, saved.chains, want, policy.patient))
+            states.append(State(version, saved.chains, want, policy.yielding))
         return states
 
     def _table(self, version: int) -> Saved | None:

@@ -41,6 +41,15 @@ class Chosen:
         self._iptables, self._nftables = Iptables(), Nftables()
         self._beside = Beside()
 
+    @property
+    def lock_timeout_s(self) -> float:
+        """How long the lock of the legacy tables is waited for."""
+        return self._iptables.lock_timeout_s
+
+    @lock_timeout_s.setter
+    def lock_timeout_s(self, value: float) -> None:
+        self._iptables.lock_timeout_s = value
+
     def look(self, policy: Policy) -> Seen:
         """Compare the kernel with the policy; see `Backend`."""
         d = self._decide(policy)
@@ -145,7 +154,9 @@ class Chosen:
         if chosen is self._iptables:
             return Decision(chosen, self._nftables, NOTHING, self._nftables.look(NOTHING), why)
         dropping = iptables.dropping()
-        other = Iptables(beside=dropping) if dropping else self._iptables
+        other = self._iptables
+        if dropping:
+            other = Iptables(lock_timeout_s=self.lock_timeout_s, beside=dropping)
         rest = policy if dropping else NOTHING
         return Decision(chosen, other, rest, other.look(rest), why)
 

@@ -55,13 +55,13 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     want: dict[str, tuple[xtables.Rule, ...]]
     beside: bool = False
     """The table only helps another firewall out."""
-    patient: bool = False
+    yielding: bool = False
 
     @property
     def edits(self) -> list[xtables.Edit]:
         """What one commit must change."""
         return xtables.edits(
-            self.want, self.have, table=self.table, beside=self.beside, patient=self.patient
+            self.want, self.have, table=self.table, beside=self.beside, yielding=self.yielding
         )
 
     @property
@@ -73,7 +73,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
             version=self.version,
             table=self.table,
             beside=self.beside,
-            patient=self.patient,
+            yielding=self.yielding,
         )
 
     @property
@@ -104,7 +104,7 @@ def state(policy: Policy, version: int, table: str, beside: frozenset[int] | Non
         have=have,
         want=dict(want),
         beside=beside is not None,
-        patient=policy.patient,
+        yielding=policy.yielding,
     )
 
 
