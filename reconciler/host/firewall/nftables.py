@@ -4,19 +4,18 @@ What stands is read in two ways: chains, rules and declarations by `nft -j -t`, 
 elements; those by netlink, which is fifty times as quick as the program where they are thousands.
 """
 
-import json
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping
-from typing import Any
 
 from reconciler.core import nft, nftset
 from reconciler.core.errors import FirewallError
-from reconciler.core.nftset import TABLE, Chain, Element, Key, Rule, Shape, Table
+from reconciler.core.nftset import TABLE, Element, Key, Shape, Table
 from reconciler.core.policy import Policy
 from reconciler.host.firewall import Seen, foreign, nfnl
 from reconciler.host.firewall.iptables import BRIDGE_SYSCTL
+from reconciler.host.firewall.learned import Learned
 
 NAME = "runcnet"
 USER_CHAIN = f"{TABLE} {nftset.USER}"
@@ -133,7 +132,7 @@ def read() -> Table:
     """The table as it is."""
     for _ in range(READS):
         before = nfnl.generation()
-        found = _read()
+        found = _read(before)
         if found is not None and nfnl.generation() == before:
             return found
     raise FirewallError(
@@ -141,30 +140,34 @@ def read() -> Table:
     )
 
 
-def _read() -> Table | None:
-    """None: the table went away meanwhile."""
+def _read(generation: int) -> Table | None:
+    """None: it has changed, or gone, since that generation of rules."""
     flags = nfnl.tables().get((nfnl.INET, NAME))
     if flags is None:
         return nftset.EMPTY
     if flags & nfnl.DORMANT:
         shapes = {name: nft.SHAPES[name] for name in nfnl.sets(NAME) if name in nft.SHAPES}
         return Table(shapes, _elements(shapes), {}, dormant=True)
-    structure = nfnl.structure(NAME)
-    if not _last or _last[0][0] != structure:
+    dump = nfnl.structure(NAME)
+    found = _learned.table(dump)
+    if found is None:
         try:
             said = _nft("read the rules", "-j", "-t", "list", "table", "inet", NAME)
         except FirewallError:
             if present():
                 raise
             return None
+        if nfnl.generation() != generation:
+            return None  # it may be of other rules than the dump
         try:
-            _last[:] = [(structure, _parsed(said))]
+            _learned.learn(said, dump)
+            found = _learned.table(dump)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise FirewallError(
                 f"firewall: read the rules: what nft -j prints cannot be read: {error!r} (another "
                 "version of nftables may do, or --firewall iptables)"
             ) from error
-    found = _last[0][1]
+        assert found is not None  # all of it was just learned
     return found._replace(elements=_elements(found.shapes))
 
 
@@ -177,61 +180,7 @@ def _elements(shapes: Mapping[str, Shape]) -> dict[str, dict[Key, Element]]:
     }
 
 
-_last: list[tuple[object, Table]] = []
-"""The structure that was read last, and what nft said of it: the same bytes mean the same."""
-
-
-def _parsed(said: str) -> Table:
-    """The table without its elements, out of what nft prints."""
-    shapes: dict[str, Shape] = {}
-    chains: dict[str, Chain] = {}
-    rules: dict[str, list[Rule]] = {}
-    held: set[str] = set()
-    for item in json.loads(said)["nftables"]:
-        ((kind, one),) = item.items()
-        if kind in ("set", "map"):
-            shapes[one["name"]] = _shape(one)
-        elif kind == "chain":
-            hook = (one["type"], one["hook"], one["prio"], one["policy"]) if "hook" in one else None
-            chains[one["name"]] = Chain((), hook)
-        elif kind == "rule":
-            code = nftset.rule_code(one["expr"], one.get("comment", ""))
-            rules.setdefault(one["chain"], []).append(Rule(code))
-            if nftset.is_users(one["chain"]):
-                held |= _names(one["expr"])
-    for name, chain in chains.items():
-        chains[name] = chain._replace(rules=tuple(rules.get(name, ())))
-    return Table(shapes, {}, chains, held=frozenset(held))
-
-
-def _shape(one: dict[str, Any]) -> Shape:
-    key = one["type"]
-    data = one.get("map", ())
-    # What is in no word of ours makes it another shape than any of ours.
-    flags = set(_listed(one.get("flags", ()))) - {"dynamic", "timeout"}
-    known = {"family", "name", "table", "type", "handle", "map", "flags", "timeout", "size", "elem"}
-    odd = tuple(sorted((flags - {"interval"}) | (set(one) - known)))
-    return Shape(
-        (*_listed(key), *odd),
-        tuple(data.split(" . ")) if isinstance(data, str) else tuple(data),
-        interval="interval" in flags,
-        timeout_s=one.get("timeout", 0),
-        size=one.get("size", 0),
-    )
-
-
-def _listed(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _names(value: Any) -> set[str]:
-    """The chains and sets that an expression leads to or looks up."""
-    if isinstance(value, dict):
-        found = {str(value["target"])} if set(value) == {"target"} else set()
-        return found.union(*(_names(one) for one in value.values()))
-    if isinstance(value, list):
-        return set().union(*(_names(one) for one in value))
-    return {value[1:]} if isinstance(value, str) and value.startswith("@") else set()
+_learned = Learned()
 
 
 def _nft(action: str, *words: str, text: str = "") -> str:
