@@ -33,6 +33,9 @@ class Backend(Protocol):
     def look(self, policy: Policy) -> Seen:
         """Compare the kernel with the policy. Changes nothing, creates nothing."""
 
+    def differences(self, policy: Policy) -> tuple[str, ...]:
+        """Those of `look` alone, which costs less."""
+
     def replace(self, policy: Policy) -> tuple[str, ...]:
         """Make the kernel match, one commit a table, none where nothing differs; notes on it."""
 

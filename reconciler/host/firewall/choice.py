@@ -68,6 +68,12 @@ class Chosen:
             notes=(*seen.notes, *d.left.notes),
         )
 
+    def differences(self, policy: Policy) -> tuple[str, ...]:
+        """See `Backend`."""
+        d = self._decide(policy)
+        mine = d.chosen.differences(policy)
+        return (*mine, *d.left.differences, *self._beside.differences(policy))
+
     def replace(self, policy: Policy) -> tuple[str, ...]:
         """Make the kernel match; see `Backend`."""
         d = self._decide(policy)
