@@ -5,31 +5,27 @@ elements; those by netlink, which is fifty times as quick as the program where t
 """
 
 import os
-import shutil
-import subprocess
 from collections.abc import Mapping
 
 from reconciler.core import nft, nftset
 from reconciler.core.errors import FirewallError
 from reconciler.core.nftset import TABLE, Element, Key, Shape, Table
 from reconciler.core.policy import Policy
-from reconciler.host.firewall import Seen, foreign, nfnl
+from reconciler.host.firewall import Seen, foreign, nfnl, programs
 from reconciler.host.firewall.iptables import BRIDGE_SYSCTL
 from reconciler.host.firewall.learned import Learned
 
 NAME = "runcnet"
 USER_CHAIN = f"{TABLE} {nftset.USER}"
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 READS = 20
 STEPS = 2
 """A table that sleeps is woken first; and once more, where somebody came in between."""
 NOTHING = Policy()
-TIMEOUT_S = 60.0
 
 
 def program() -> str | None:
     """The path of the nft program, if it is installed."""
-    return shutil.which("nft", path=f"{PATH}:/usr/local/sbin:/usr/local/bin")
+    return programs.path_of("nft")
 
 
 class Nftables:
@@ -216,30 +212,6 @@ _learned = Learned()
 
 
 def _nft(action: str, *words: str, text: str = "") -> str:
-    path = program()
-    if path is None:
-        raise FirewallError(
-            f"firewall: {action}: there is no nft program (install nftables, or run with "
-            "--firewall iptables)"
-        )
     # -S and -y are not given: numbers and names come as this version prints them to a script.
-    try:
-        done = subprocess.run(
-            [path, *words],
-            input=text,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            cwd="/",
-            start_new_session=True,
-            timeout=TIMEOUT_S,
-            env={"PATH": PATH, "LC_ALL": "C"},
-        )
-    except subprocess.TimeoutExpired:
-        raise FirewallError(f"firewall: {action}: nft took over {TIMEOUT_S:g} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        said = lines[0] if lines else f"it ended with {done.returncode}"
-        raise FirewallError(f"firewall: {action}: nft: {said}")
-    return done.stdout
+    remedy = "install nftables, or run with --firewall iptables"
+    return programs.run(action, "nft", *words, text=text, remedy=remedy)

@@ -26,7 +26,7 @@ def run(action: str, name: str, *words: str, text: str = "", remedy: str = "") -
             input=text,
             capture_output=True,
             text=True,
-            errors="surrogateescape",
+            errors="replace",
             check=False,
             cwd="/",
             start_new_session=True,
