@@ -6,8 +6,11 @@ import sys
 import msgspec
 import pytest
 
+from reconciler.core.errors import FirewallError
 from reconciler.core.model import Address, HostPort, parse_address, parse_subnet
 from reconciler.core.policy import Policy, Publication
+from reconciler.host.firewall import Seen
+from reconciler.host.firewall.choice import Chosen
 from tests.kernel.town import BOTH, ask, network, ruleset, saved, tables
 from tests.support import need
 from tests.support.host import PrivateHost
@@ -460,6 +463,43 @@ def test_rules_move_and_none_is_left(host: PrivateHost, first: str, second: str)
     host.firewall = second
     host.runcnet("teardown", "--yes")
     assert host.ours()["rules"] == []
+
+
+class Recorder:
+    """A backend that notes what is asked of it."""
+
+    def __init__(self, name: str, log: list[str], *, stands: bool, fails: bool = False) -> None:
+        self.name, self.log, self.stands, self.fails = name, log, stands, fails
+
+    def look(self, policy: Policy) -> Seen:
+        told = ("stands",) if self.stands == (policy == Policy()) else ()
+        return Seen(differences=told, networks=frozenset(), guards=frozenset(), ports={}, notes=())
+
+    def replace(self, policy: Policy) -> tuple[str, ...]:
+        self.log.append(f"{self.name} replaces")
+        if self.fails:
+            raise FirewallError("no")
+        return ()
+
+    def remove(self) -> None:
+        self.log.append(f"{self.name} removes")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_old_rules_go_only_once_the_new_ones_stand(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    wall = Chosen("nftables")
+    monkeypatch.setattr(wall, "_iptables", Recorder("iptables", log, stands=True))
+    monkeypatch.setattr(wall, "_nftables", Recorder("nftables", log, stands=False, fails=fails))
+    if fails:
+        with pytest.raises(FirewallError):
+            wall.replace(BOTH)
+        assert log == ["nftables replaces"]
+    else:
+        assert wall.replace(BOTH) == ("the rules have moved from iptables to nftables",)
+        assert log == ["nftables replaces", "iptables removes"]
 
 
 def test_the_plan_takes_the_old_rules_away_last(host: PrivateHost) -> None:

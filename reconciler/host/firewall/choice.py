@@ -98,16 +98,16 @@ class Chosen:
             return self._moved(self._nftables, "it was asked for", policy)
         in_legacy = bool(self._iptables.look(NOTHING).differences)
         in_nft = nftables.stands()
-        absent = nftables.program() is None
-        if in_legacy != in_nft and not (in_nft and absent):
+        lacks = nftables.lacks()
+        if in_legacy != in_nft and not (in_nft and lacks):
             chosen: Backend = self._iptables if in_legacy else self._nftables
             return self._moved(chosen, "rules of an earlier run stand there", policy)
         held = legacy_in_use()
         if held:
             why = f"the kernel's legacy tables are in use: {', '.join(held)}"
             return self._moved(self._iptables, why, policy)
-        if absent:
-            return self._moved(self._iptables, "there is no nft program", policy)
+        if lacks:
+            return self._moved(self._iptables, lacks, policy)
         return self._moved(self._nftables, "no legacy table of iptables holds a rule", policy)
 
     def _moved(self, chosen: Backend, why: str, policy: Policy) -> Decision:

@@ -76,7 +76,7 @@ def _answers(sock: socket.socket) -> tuple[list[tuple[int, dict[int, bytes]]], b
 
 
 def generation() -> int:
-    """A number that grows with every change of anybody's rules; 0 without nftables."""
+    """A number that grows with every change of anybody's rules; negative without nftables."""
     message = struct.pack("=IHHIIBBH", 20, NFNL_SUBSYS_NFTABLES << 8 | GETGEN, 1, 1, 0, 0, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
         sock.send(message)
@@ -86,7 +86,7 @@ def generation() -> int:
             raise FirewallError(
                 "firewall: read the tables: CAP_NET_ADMIN is needed (run it with sudo)"
             )
-        return 0
+        return -1
     return be32(attributes(answer[20:]).get(1)) or 0
 
 

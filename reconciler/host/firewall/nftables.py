@@ -33,6 +33,13 @@ def program() -> str | None:
     return shutil.which("nft", path=f"{PATH}:/usr/local/sbin:/usr/local/bin")
 
 
+def lacks() -> str:
+    """Why there can be no nftables here; empty: there can."""
+    if program() is None:
+        return "there is no nft program"
+    return "this kernel has no nftables" if nfnl.generation() < 0 else ""
+
+
 class Nftables:
     """Rules in a table of our own, through nft."""
 
