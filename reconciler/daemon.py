@@ -21,7 +21,7 @@ from reconciler.core.agenda import ALL, Agenda
 from reconciler.core.errors import LockedError, RuncnetError, UsageError
 from reconciler.core.meter import Meter
 from reconciler.core.room import room
-from reconciler.host import lock, netns
+from reconciler.host import firewall, lock, netns
 from reconciler.host.events import Events
 from reconciler.host.mounts import Mounts
 from reconciler.host.propagation import hidden
@@ -118,6 +118,7 @@ class Daemon:
             # Ears first: what changes while the first pass looks is heard.
             self.events = Events()
             stack.callback(self.events.close)
+            self.rules = firewall.ear(self.settings.firewall)
             self.mounts = Mounts(self.settings.netns_dir)
             stack.callback(self.mounts.close)
             self.watch = Watch(
@@ -129,6 +130,9 @@ class Daemon:
             self.poll.register(woken, select.POLLIN)
             self.poll.register(self.events.fileno(), select.POLLIN)
             self.poll.register(self.mounts.fileno(), select.POLLPRI)
+            if self.rules is not None:
+                stack.callback(self.rules.close)
+                self.poll.register(self.rules.fileno(), select.POLLIN)
             self.poll.register(self.watch.fileno(), select.POLLIN)
             stack.callback(self._drop_pidfds)
             self._woken = woken
@@ -205,6 +209,8 @@ class Daemon:
             elif fd in self._pidfds:
                 self._left(fd, now)
         self._hear()
+        if self.rules is not None and self.rules.rang():
+            self._next_check = now
         self.service.alive(now)
         if self._reload:
             self._reload = False

@@ -11,9 +11,10 @@ from reconciler.core.model import Address, HostPort, parse_address, parse_subnet
 from reconciler.core.policy import Policy, Publication
 from reconciler.host.firewall import Seen
 from reconciler.host.firewall.choice import Chosen
+from reconciler.wall import Patient
 from tests.kernel.town import BOTH, ask, network, ruleset, saved, tables
 from tests.support import need
-from tests.support.host import PrivateHost
+from tests.support.host import PrivateHost, wait_for
 
 FOREIGN = """
 nft add table inet fence
@@ -561,3 +562,29 @@ def test_our_own_table_is_no_foreign_firewall(host: PrivateHost) -> None:
     ask(host, "replace")
     host.sh("nft 'add chain inet runcnet forward { policy drop; }'")
     assert ask(host, "warnings") == []
+
+
+# -- the daemon -----------------------------------------------------------------------------------
+
+
+def test_the_daemon_hears_that_a_rule_is_gone(host: PrivateHost) -> None:
+    host.write("a.yaml", FILE)
+    with host.daemon():
+        wanted = content(host)
+        for script in ("nft flush chain inet runcnet forward4", "nft delete table inet runcnet",
+                       "nft delete element inet runcnet ports4 { tcp . 8080 }"):  # fmt: skip
+            host.sh(script)
+            # Long before the look of every ten seconds.
+            wait_for(lambda: same(host, wanted), 5.0, f"the repair after {script}")
+
+
+def same(host: PrivateHost, wanted: list[str]) -> bool:
+    """Whether our table is there, and as it was."""
+    return "table inet runcnet" in host.run("nft", "list", "tables").out and content(host) == wanted
+
+
+def test_how_long_locks_are_waited_for_is_handed_on() -> None:
+    wall = Chosen("auto")
+    assert isinstance(wall, Patient)
+    wall.lock_timeout_s = 0.25
+    assert wall._iptables.lock_timeout_s == 0.25

@@ -35,6 +35,15 @@ class Chosen:
         self.name = asked
         self._iptables, self._nftables = Iptables(), Nftables()
 
+    @property
+    def lock_timeout_s(self) -> float:
+        """How long another program's lock on the legacy tables is waited for."""
+        return self._iptables.lock_timeout_s
+
+    @lock_timeout_s.setter
+    def lock_timeout_s(self, seconds: float) -> None:
+        self._iptables.lock_timeout_s = seconds
+
     def look(self, policy: Policy) -> Seen:
         """Compare the kernel with the policy; see `Backend`."""
         d = self._decide(policy)

@@ -18,6 +18,7 @@ SET_TABLE, SET_NAME, SET_POINTER, SET_COUNT = 1, 2, 19, 20
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+GROUP_NFTABLES = 7
 TABLE_NAME, TABLE_FLAGS, TABLE_OWNER = 1, 2, 7
 CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_USE = 1, 3, 4, 6
 RULE_TABLE, RULE_CHAIN = 1, 2
@@ -112,6 +113,44 @@ def remove_table(name: str) -> None:
             f"firewall: remove the table inet {name}: {errno.errorcode.get(number, number)}: "
             f"{os.strerror(number)}"
         )
+
+
+class Ear:
+    """Hears of changes in one table, anybody's; to be polled for reading. Raises OSError."""
+
+    def __init__(self, table: str) -> None:
+        self._table = table.encode() + b"\0"
+        self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        self._sock.setblocking(False)
+        self._sock.bind((0, 1 << GROUP_NFTABLES - 1))
+
+    def fileno(self) -> int:
+        """For poll(2)."""
+        return self._sock.fileno()
+
+    def rang(self) -> bool:
+        """Whether the table has changed since the last time, or may have: some was lost."""
+        found = False
+        while True:
+            try:
+                data = self._sock.recv(1 << 18)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                found = True
+                continue
+            place = 0
+            while place + 16 <= len(data) and not found:
+                length = max(16, struct.unpack_from("=I", data, place)[0])
+                # In each kind of message the first attribute is the table's name.
+                found = attributes(data[place + 20 : place + length]).get(TABLE_NAME) == self._table
+                place += (length + 3) & ~3
+
+    def close(self) -> None:
+        """Stop to listen."""
+        self._sock.close()
 
 
 def tables() -> dict[tuple[int, str], int]:
