@@ -4,12 +4,12 @@ What stands is read in two ways: chains, rules and declarations by `nft -j -t`, 
 elements; those by netlink, which is fifty times as quick as the program where they are thousands.
 """
 
-import json
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from reconciler.core import nft, nftset
 from reconciler.core.errors import FirewallError
@@ -30,7 +30,12 @@ TIMEOUT_S = 60.0
 
 def program() -> str | None:
     """The path of the nft program, if it is installed."""
-    return shutil.which("nft", path=f"{PATH}:/usr/local/sbin:/usr/local/bin")
+    for folder in f"{PATH}:/usr/local/sbin:/usr/local/bin".split(":"):
+        path = f"{folder}/nft"
+        # Not shutil.which: a pass with nothing to do imports as little as it can.
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
 
 
 def lacks() -> str:
@@ -166,7 +171,7 @@ def _read() -> Table | None:
             return None
         try:
             _last[:] = [(structure, _parsed(said))]
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (msgspec.DecodeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise FirewallError(
                 f"firewall: read the rules: what nft -j prints cannot be read: {error!r} (another "
                 "version of nftables may do, or --firewall iptables)"
@@ -194,7 +199,7 @@ def _parsed(said: str) -> Table:
     chains: dict[str, Chain] = {}
     rules: dict[str, list[Rule]] = {}
     held: set[str] = set()
-    for item in json.loads(said)["nftables"]:
+    for item in msgspec.json.decode(said)["nftables"]:
         ((kind, one),) = item.items()
         if kind in ("set", "map"):
             shapes[one["name"]] = _shape(one)
