@@ -66,10 +66,10 @@ def ear(name: str) -> Ear | None:
     """An ear for what the kernel says about our rules; None where it says nothing."""
     if name not in ("auto", "nftables"):
         return None
-    from reconciler.host.firewall import nfnl, nftables
+    from reconciler.host.firewall import nfnl, probe
 
     try:
-        return nfnl.Ear(nftables.NAME)
+        return nfnl.Ear(probe.NAME)
     except OSError:
         return None  # this kernel has no nftables
 

@@ -17,32 +17,13 @@ from reconciler.core.nftset import TABLE, Chain, Element, Key, Rule, Shape, Tabl
 from reconciler.core.policy import Policy
 from reconciler.host.firewall import Seen, foreign, nfnl
 from reconciler.host.firewall.iptables import BRIDGE_SYSCTL
+from reconciler.host.firewall.probe import NAME, PATH, present, program, users_rules
 
-NAME = "runcnet"
-USER_CHAIN = f"{TABLE} {nftset.USER}"
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 READS = 20
 STEPS = 2
 """A table that sleeps is woken first; and once more, where somebody came in between."""
 NOTHING = Policy()
 TIMEOUT_S = 60.0
-
-
-def program() -> str | None:
-    """The path of the nft program, if it is installed."""
-    for folder in f"{PATH}:/usr/local/sbin:/usr/local/bin".split(":"):
-        path = f"{folder}/nft"
-        # Not shutil.which: a pass with nothing to do imports as little as it can.
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    return None
-
-
-def lacks() -> str:
-    """Why there can be no nftables here; empty: there can."""
-    if program() is None:
-        return "there is no nft program"
-    return "this kernel has no nftables" if nfnl.generation() < 0 else ""
 
 
 class Nftables:
@@ -112,33 +93,9 @@ def _wanted(policy: Policy, have: Table) -> Table:
     return nft.wanted(policy, have=have, bridged=bridged)
 
 
-def present() -> bool:
-    """Whether there is a table of our name; asks the kernel alone."""
-    return (nfnl.INET, NAME) in nfnl.tables()
-
-
-def stands() -> bool:
-    """Whether chains of ours stand; asks the kernel alone."""
-    names = (
-        nfnl.text(found[nfnl.CHAIN_NAME])
-        for family, found in nfnl.dump(nfnl.GETCHAIN, b"", nfnl.INET)
-        if family == nfnl.INET and nfnl.text(found[nfnl.CHAIN_TABLE]) == NAME
-    )
-    return any(not nftset.is_users(name) for name in names)
-
-
 def _removable() -> bool:
     """Whether the table can go without the nft program, which would keep what the administrator wrote."""
     return present() and not users_rules()
-
-
-def users_rules() -> bool:
-    """Whether the administrator's chain holds rules."""
-    body = nfnl.attribute(nfnl.RULE_TABLE, NAME.encode() + b"\0")
-    chain = nftset.USER.encode() + b"\0"
-    return any(
-        rule.get(nfnl.RULE_CHAIN) == chain for _, rule in nfnl.dump(nfnl.GETRULE, body, nfnl.INET)
-    )
 
 
 def read() -> Table:
