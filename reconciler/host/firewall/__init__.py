@@ -52,6 +52,31 @@ class Backend(Protocol):
         """Which firewall this is, why, and what else is to be known of it, a sentence each."""
 
 
+class Ear(Protocol):
+    """Hears of changes of the rules; to be polled for reading."""
+
+    def fileno(self) -> int:
+        """For poll(2)."""
+
+    def rang(self) -> bool:
+        """Whether the rules may have changed since the last time."""
+
+    def close(self) -> None:
+        """Stop to listen."""
+
+
+def ear(name: str) -> Ear | None:
+    """An ear for what the kernel says about our rules; None where it says nothing."""
+    if name == "none":
+        return None
+    from reconciler.host.firewall.bell import Bell
+
+    try:
+        return Bell()
+    except OSError:
+        return None  # this kernel has no nftables
+
+
 def backend(name: str) -> Backend | None:
     """The backend that `--firewall` names; None for `none`.
 

@@ -5,8 +5,9 @@ the same: so rules that somebody flushed, put in another order, or that were put
 a dump alone, and the program is asked of what was never seen before.
 """
 
-import json
 from typing import Any, NamedTuple
+
+import msgspec
 
 from reconciler.core import nftset
 from reconciler.core.nftset import Chain, Rule, Shape, Table
@@ -56,7 +57,8 @@ class Learned:
     def learn(self, said: str, dump: nfnl.Structure) -> None:
         """Take in what nft has said of what the kernel held at the same time.
 
-        Raises ValueError, LookupError, TypeError and AttributeError for what cannot be read.
+        Raises msgspec.DecodeError, ValueError, LookupError, TypeError and AttributeError for what
+        cannot be read.
         """
         if len(self._chains) + len(self._shapes) + len(self._rules) > MANY:
             self._chains.clear()
@@ -65,7 +67,7 @@ class Learned:
         chains: dict[str, Hook] = {}
         shapes: dict[str, Shape] = {}
         lines: dict[tuple[str, int], Line] = {}
-        for item in json.loads(said)["nftables"]:
+        for item in msgspec.json.decode(said)["nftables"]:
             ((kind, one),) = item.items()
             if kind in ("set", "map"):
                 shapes[one["name"]] = _shape(one)

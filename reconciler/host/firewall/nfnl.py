@@ -19,6 +19,7 @@ SET_TABLE, SET_NAME, SET_HANDLE, SET_POINTER, SET_COUNT = 1, 2, 16, 19, 20
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+GROUP_NFTABLES = 7
 TABLE_NAME, TABLE_FLAGS, TABLE_OWNER = 1, 2, 7
 CHAIN_TABLE, CHAIN_HANDLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_USE = 1, 2, 3, 4, 6
 RULE_TABLE, RULE_CHAIN, RULE_HANDLE, RULE_POSITION = 1, 2, 3, 6
@@ -77,7 +78,7 @@ def _answers(sock: socket.socket) -> tuple[list[tuple[int, dict[int, bytes]]], b
 
 
 def generation() -> int:
-    """A number that grows with every change of anybody's rules; 0 without nftables."""
+    """A number that grows with every change of anybody's rules; negative without nftables."""
     message = struct.pack("=IHHIIBBH", 20, NFNL_SUBSYS_NFTABLES << 8 | GETGEN, 1, 1, 0, 0, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
         sock.send(message)
@@ -87,7 +88,7 @@ def generation() -> int:
             raise FirewallError(
                 "firewall: read the tables: CAP_NET_ADMIN is needed (run it with sudo)"
             )
-        return 0
+        return -1
     return be32(attributes(answer[20:]).get(1)) or 0
 
 

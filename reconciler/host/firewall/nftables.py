@@ -7,6 +7,8 @@ elements; those by netlink, which is fifty times as quick as the program where t
 import os
 from collections.abc import Mapping
 
+import msgspec
+
 from reconciler.core import nft, nftset
 from reconciler.core.errors import FirewallError
 from reconciler.core.nftset import TABLE, Element, Key, Shape, Table
@@ -14,18 +16,12 @@ from reconciler.core.policy import Policy
 from reconciler.host.firewall import Seen, foreign, nfnl, programs
 from reconciler.host.firewall.iptables import BRIDGE_SYSCTL
 from reconciler.host.firewall.learned import Learned
+from reconciler.host.firewall.probe import NAME, present, program, users_rules
 
-NAME = "runcnet"
-USER_CHAIN = f"{TABLE} {nftset.USER}"
 READS = 20
 STEPS = 2
 """A table that sleeps is woken first; and once more, where somebody came in between."""
 NOTHING = Policy()
-
-
-def program() -> str | None:
-    """The path of the nft program, if it is installed."""
-    return programs.path_of("nft")
 
 
 class Nftables:
@@ -118,33 +114,9 @@ def _same(one: Policy, other: Policy) -> bool:
     )
 
 
-def present() -> bool:
-    """Whether there is a table of our name; asks the kernel alone."""
-    return (nfnl.INET, NAME) in nfnl.tables()
-
-
-def stands() -> bool:
-    """Whether chains of ours stand; asks the kernel alone."""
-    names = (
-        nfnl.text(found[nfnl.CHAIN_NAME])
-        for family, found in nfnl.dump(nfnl.GETCHAIN, b"", nfnl.INET)
-        if family == nfnl.INET and nfnl.text(found[nfnl.CHAIN_TABLE]) == NAME
-    )
-    return any(not nftset.is_users(name) for name in names)
-
-
 def _removable() -> bool:
     """Whether the table can go without the nft program, which would keep what the administrator wrote."""
     return present() and not users_rules()
-
-
-def users_rules() -> bool:
-    """Whether the administrator's chain holds rules."""
-    body = nfnl.attribute(nfnl.RULE_TABLE, NAME.encode() + b"\0")
-    chain = nftset.USER.encode() + b"\0"
-    return any(
-        rule.get(nfnl.RULE_CHAIN) == chain for _, rule in nfnl.dump(nfnl.GETRULE, body, nfnl.INET)
-    )
 
 
 def read() -> Table:
@@ -157,7 +129,7 @@ def read() -> Table:
         if found is not None and nfnl.generation() == before:
             # Every change of a rule or an element has a generation of its own, but for what packets
             # add to sets; and that is nobody's to compare.
-            _now[:] = [(before, found)] if before else []
+            _now[:] = [(before, found)] if before > 0 else []
             return found
     raise FirewallError(
         f"firewall: read the table {TABLE}: nftables change all the time (find out who rewrites them)"
@@ -190,7 +162,7 @@ def _read(generation: int) -> Table | None:
         try:
             _learned.learn(said, dump)
             found = _learned.table(dump)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (msgspec.DecodeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise FirewallError(
                 f"firewall: read the rules: what nft -j prints cannot be read: {error!r} (another "
                 "version of nftables may do, or --firewall iptables)"
