@@ -1,5 +1,7 @@
 """Each kind of drift, made by hand; one pass mends it, with only the operations that it takes."""
 
+import sys
+
 import pytest
 
 from tests.support.host import PrivateHost, wait_for
@@ -202,6 +204,17 @@ def test_a_workloads_own_veth_in_the_place_of_ours_is_left_alone(bare: PrivateHo
     run = bare.reconcile(check=False)
     assert "eth0 is a veth that is not runcnet's" in run.report["problems"][0]["message"]
     assert "far" in bare.run("ip", "-n", "elsewhere", "link").out
+
+
+def test_the_record_does_not_grow_with_what_is_repaired(bare: PrivateHost) -> None:
+    bare.write("a.yaml", DEFINITION)
+    for _ in range(3):
+        bare.reconcile()
+        bare.sh("ip -n web link del eth0; ip -n other link del eth0")
+    bare.reconcile()
+    count = "import sqlite3; print(*sqlite3.connect('/run/runcnet/record.db').execute("
+    count += "'SELECT count(*) FROM end').fetchone())"
+    assert bare.run(sys.executable, "-c", count).out == "3\n"
 
 
 def test_a_deleted_namespace_comes_back_with_its_addresses(bare: PrivateHost) -> None:
