@@ -75,9 +75,14 @@ static void read_info(struct rcn_link *link, struct rcn_attributes all)
             port = one.size >= 6 && !memcmp(one.data, "bridge", 6);
         else if (one.type == IFLA_INFO_SLAVE_DATA && port) {
             struct rcn_attributes data = rcn_inside(&one);
-            while (rcn_next(&data, &inner))
-                if (inner.type == IFLA_BRPORT_ISOLATED)
-                    link->isolated = rcn_u8(&inner);
+            while (rcn_next(&data, &inner)) {
+                if (inner.type == IFLA_BRPORT_ISOLATED && rcn_u8(&inner))
+                    link->port |= RCN_PORT_ISOLATED;
+                else if (inner.type == IFLA_BRPORT_MODE && rcn_u8(&inner))
+                    link->port |= RCN_PORT_HAIRPIN;
+                else if (inner.type == IFLA_BRPORT_LOCKED && rcn_u8(&inner))
+                    link->port |= RCN_PORT_LOCKED;
+            }
         }
     }
 }

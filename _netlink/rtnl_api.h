@@ -23,6 +23,13 @@ enum rcn_kind {
     RCN_SYSCTL
 };
 
+/* How a bridge treats a port of its own. */
+enum rcn_port {
+    RCN_PORT_ISOLATED = 1, /* nothing between two such ports */
+    RCN_PORT_HAIRPIN = 2,  /* a frame may leave where it came in */
+    RCN_PORT_LOCKED = 4    /* only MACs that are told stand behind it, and none is learned */
+};
+
 /* What an RCN_LINK step sets, but for the last. */
 enum rcn_set {
     RCN_SET_NAME = 1,
@@ -33,7 +40,7 @@ enum rcn_set {
     RCN_SET_DOWN = 32,
     RCN_SET_ALIAS = 64,
     RCN_SET_GEN_MODE = 128,
-    RCN_SET_ISOLATED = 256,
+    RCN_SET_PORT = 256,
     RCN_SET_GROUP = 512,
     RCN_SET_FLUSH = 1024,   /* what the bridge has learned behind that port */
     RCN_SET_IF_THERE = 2048 /* of an RCN_SYSCTL step: no error where there is no such entry */
@@ -64,7 +71,7 @@ struct rcn_step {
     uint32_t priority; /* of a route or rule; the number of a veth's inner end */
     uint32_t set;      /* enum rcn_set */
     uint8_t gen_mode;
-    uint8_t isolated;
+    uint8_t port; /* enum rcn_port */
     uint8_t mac[6];
     uint8_t peer_mac[6];
     uint8_t protocol; /* of a route; 0: ours, in the place of whatever led there */
@@ -112,7 +119,7 @@ struct rcn_link {
     uint32_t group;
     uint8_t gen_mode;  /* RCN_NO_IPV6 where the link has no IPv6 */
     uint8_t accept_ra; /* the sysctl of that name; RCN_NO_IPV6 likewise */
-    uint8_t isolated;
+    uint8_t port;      /* enum rcn_port */
     uint8_t unused[3];
     uint8_t mac[6];
     char name[16];

@@ -30,13 +30,16 @@ static void put_gen_mode(struct rcn_buffer *buffer, uint8_t mode)
     rcn_nest_end(buffer, spec);
 }
 
-static void put_isolated(struct rcn_buffer *buffer, uint8_t isolated)
+static void put_port(struct rcn_buffer *buffer, uint8_t port)
 {
     struct rtattr *info = rcn_nest(buffer, IFLA_LINKINFO);
 
     rcn_put_text(buffer, IFLA_INFO_SLAVE_KIND, "bridge");
     struct rtattr *data = rcn_nest(buffer, IFLA_INFO_SLAVE_DATA);
-    rcn_put_u8(buffer, IFLA_BRPORT_ISOLATED, isolated);
+    rcn_put_u8(buffer, IFLA_BRPORT_ISOLATED, !!(port & RCN_PORT_ISOLATED));
+    rcn_put_u8(buffer, IFLA_BRPORT_MODE, !!(port & RCN_PORT_HAIRPIN));
+    rcn_put_u8(buffer, IFLA_BRPORT_LOCKED, !!(port & RCN_PORT_LOCKED));
+    rcn_put_u8(buffer, IFLA_BRPORT_LEARNING, !(port & RCN_PORT_LOCKED));
     rcn_nest_end(buffer, data);
     rcn_nest_end(buffer, info);
 }
@@ -109,8 +112,8 @@ static int veth(struct rcn_buffer *buffer, const struct rcn_step *step, int netn
         rcn_put_text(buffer, IFLA_IFALIAS, step->text);
     if (step->gen_mode)
         put_gen_mode(buffer, GEN_MODE_NONE);
-    if (step->isolated)
-        put_isolated(buffer, 1);
+    if (step->port)
+        put_port(buffer, step->port);
     return 2;
 }
 
@@ -147,8 +150,8 @@ static int set_link(struct rcn_buffer *buffer, const struct rcn_step *step, int 
         rcn_put_text(buffer, IFLA_IFALIAS, step->text);
     if (step->set & RCN_SET_GEN_MODE)
         put_gen_mode(buffer, step->gen_mode);
-    if (step->set & RCN_SET_ISOLATED)
-        put_isolated(buffer, step->isolated);
+    if (step->set & RCN_SET_PORT)
+        put_port(buffer, step->port);
     if (step->set & RCN_SET_FLUSH)
         put_flush(buffer);
     return 1;

@@ -36,11 +36,15 @@ CHECK_S = 10.0
 CHECK_SHARE = 0.003
 RESYNC_SHARE = 0.005
 """The parts of the time that checks and whole passes without a cause may take."""
+PAUSE_S = 1.0
+"""How long the loop rests after a turn that was broken off."""
 LOCKED_S = 0.05
 """After so long it is tried again to take a lock that somebody holds."""
 FILES_QUIET_S = 0.003
 FILES_PATIENCE_S = 0.1
 """A burst of files is one reading: how long nothing new may come, and how long the first one waits."""
+FIREWALL_PATIENCE_S = 1.0
+"""How long a pass waits where another program works on the firewall."""
 PATIENT_S = 5.0
 """A lock that is held for longer than this is worth a word."""
 
@@ -65,6 +69,8 @@ class Daemon:
         meter: Meter,
         service: Service,
     ) -> None:
+        # Nobody is heard meanwhile, and there is always another pass.
+        settings = msgspec.structs.replace(settings, firewall_patience_s=FIREWALL_PATIENCE_S)
         self.settings = settings
         self.how = how
         self.terminal = terminal
@@ -82,6 +88,8 @@ class Daemon:
         )
         self._stopping = False
         self._reload = False
+        self._reloading = False
+        """The service manager waits for word that a reload is over."""
         self._files: set[str] = set()
         self._files_since: float | None = None
         self._files_latest = 0.0
@@ -102,11 +110,10 @@ class Daemon:
             if problem:
                 raise UsageError(problem)  # to try again would be in vain
         timeout_s = self.settings.lock_timeout_s
-        with (
-            lock.daemon_lock(self.settings.run_dir, timeout_s),
-            contextlib.ExitStack() as stack,
-            self._signals() as woken,
-        ):
+        with contextlib.ExitStack() as stack:
+            self.lock = lock.DaemonLock(self.settings.run_dir, timeout_s)
+            stack.callback(self.lock.close)
+            woken = stack.enter_context(self._signals())
             netns.prepare(self.settings.netns_dir)
             # Ears first: what changes while the first pass looks is heard.
             self.events = Events()
@@ -127,7 +134,8 @@ class Daemon:
             self._woken = woken
             self._begin(time.monotonic() + timeout_s)
             while not self._stopping:
-                self._turn()
+                if not self._guarded(self._turn) and not self._stopping:
+                    self._pause()
             self.service.stopping()
         self.terminal.log("info", "stopped; containers and networks stay as they are")
         return 0
@@ -168,12 +176,18 @@ class Daemon:
         self._after_pass()
         now = time.monotonic()
         self._next_check = now + CHECK_S
-        self._next_resync = now + self.how.resync_s
         self.terminal.log("info", f"watching {', '.join(self.settings.config_dirs)}")
         self.service.ready(self._summary())
         # What stands now stays: to look for garbage in it again and again would be in vain.
         gc.collect()
         gc.freeze()
+
+    def _pause(self) -> None:
+        """After a turn that was broken off: what broke it may be there still."""
+        one = select.poll()
+        one.register(self._woken, select.POLLIN)
+        one.poll(PAUSE_S * 1000)
+        self._drain_signals()
 
     # -- one turn of the loop ---------------------------------------------------------------------
 
@@ -182,6 +196,7 @@ class Daemon:
         ready = self.poll.poll(max(0.0, self._until(now) - now) * 1000)
         now = time.monotonic()
         self._drain_signals()
+        self.lock.renew()
         for fd, _ in ready:
             if fd == self.watch.fileno():
                 self._hear_files(now)
@@ -193,6 +208,7 @@ class Daemon:
         self.service.alive(now)
         if self._reload:
             self._reload = False
+            self._reloading = True
             self.service.reloading()
             self._files_since, self._files = None, set()
             self.agenda.mark([ALL], now)
@@ -307,7 +323,8 @@ class Daemon:
         """Do it; whatever stops it is said, and everything looked at again after a rest."""
         try:
             work()
-            self._said = ""
+            if work != self._turn:
+                self._said = ""
             return True
         except LockedError:
             raise
@@ -323,6 +340,10 @@ class Daemon:
         self.keeper.close()
         self.agenda.seen(None)
         self.agenda.failed([ALL], time.monotonic())
+        if self._reloading:
+            # The files were read again; that something is wrong is said where all else is.
+            self._reloading = False
+            self.service.ready(self._summary())
         return False
 
     def _locked(self, now: float) -> None:
@@ -342,8 +363,11 @@ class Daemon:
             spent, self.keeper.last_whole_s = self.keeper.last_whole_s, None
             # Whatever rings: other things get their turn between two whole passes.
             self._whole_after = now + 2 * spent
-            self._next_resync = now + max(self.how.resync_s, spent / RESYNC_SHARE)
+            # What it made or mended is not to be done again: the next one costs its look.
+            look_s = self.keeper.last_look_s
+            self._next_resync = now + max(self.how.resync_s, look_s / RESYNC_SHARE)
             self.watch.follow(world.declared.contents.keys())
+            self._reloading = False
             self.service.ready(self._summary())
             self.meter.rejected(len({r.place.file for r in world.declared.loaded.rejections}))
             self.meter.leases(*room(world.declared.loaded.spec, world.book))

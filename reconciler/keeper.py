@@ -64,6 +64,8 @@ class Keeper:
         self._versions: tuple[object, ...] = ()
         self.last_whole_s: float | None = None
         """How long a whole pass took that has just ended."""
+        self.last_look_s = 0.0
+        """How much of it the look took, which it would have cost without a change."""
         self._edited: set[str] = set()
         """Containers whose declaration has changed since they were last looked at."""
         self._unwritten: set[str] = set()
@@ -205,6 +207,7 @@ class Keeper:
             self._unwritten.clear()
             self._edited.clear()
             one.keep_books(prospect, old)
+        self.last_look_s = time.monotonic() - started
         outcomes = one.settle(prospect)
         if self.world is None:
             self.world = World(prospect)

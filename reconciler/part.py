@@ -89,6 +89,8 @@ class Part(Pass):
         versions = {version for version, name in FORWARDING.items() if name in names}
         if versions - self.guarded():
             raise Widen("the host is to forward, and the router guard does not stand")
+        if found.local.on:
+            raise Widen("packets from the loopback are to be let through, which rules must guard")
         return found
 
     def observe(self, spec: Spec, *, touched: Mapping[str, str] | None = None) -> Observed:
@@ -164,11 +166,16 @@ class Part(Pass):
         lost = networks.bridges.keys() - observed.bridges.keys()
         if any(not networks.bridges[name].external for name in lost):
             raise Widen(f"the bridge of network {min(lost)} is not there")
-        return with_members(networks, spec, addresses, machine=self.machine)
+        desired = with_members(networks, spec, addresses, machine=self.machine)
+        for name in self.names:
+            old, new = whole.members.get(name), desired.members.get(name)
+            if (old.publications if old else ()) != (new.publications if new else ()):
+                raise Widen(f"the published ports of {name} have changed")
+        return desired
 
     def wall(self) -> Wall:
-        """The firewall knows networks only: a whole pass looks after it."""
-        return Wall("none", self.store)
+        """Rules are the same for everybody: a whole pass looks after them."""
+        return Wall("none", self.store, serving=False)
 
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
         """Hosts files name everybody."""

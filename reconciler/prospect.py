@@ -15,6 +15,7 @@ from reconciler.core.plan import Plan
 from reconciler.core.wanted import Desired
 from reconciler.host import rtnl
 from reconciler.load import Declared
+from reconciler.localnet import Localnet
 from reconciler.wall import Wall
 
 
@@ -29,6 +30,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_removals: str = "50%"
     no_interrupt: bool = False
     lock_timeout_s: float = 30.0
+    firewall_patience_s: float | None = None
+    """How long the locks of other programs on the firewall are waited for; None: as usual."""
 
 
 class Prospect(NamedTuple):
@@ -41,6 +44,7 @@ class Prospect(NamedTuple):
     assignment: Assignment
     plan: Plan
     wall: Wall
+    local: Localnet
     attached: Attachments
     """Bundles and dns files, after all else."""
     moves: tuple[Operation, ...]
@@ -53,8 +57,17 @@ class Prospect(NamedTuple):
         """Everything, in the order in which it is carried out."""
         wall = (self.wall.operation,) if self.wall.operation else ()
         p = self.plan
+        local = self.local
         middle = p.networks + wall + p.host + p.creations + p.repairs
-        return self.moves + p.removals + middle + tuple(self.attached.operations) + p.last
+        middle += tuple(local.on)
+        return (
+            self.moves
+            + tuple(local.off)
+            + p.removals
+            + middle
+            + tuple(self.attached.operations)
+            + p.last
+        )
 
 
 class Declined(Exception):  # noqa: N818 - no error: the caller only wanted to know

@@ -26,6 +26,7 @@ from reconciler.host.observe import Dumps, busy_in, dump, dump_part, observe, re
 from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import Declared, Shelf
+from reconciler.localnet import Localnet
 from reconciler.prospect import Prospect, Settings, absent_sysctls, taking_away
 from reconciler.wall import Wall
 
@@ -125,11 +126,15 @@ class Pass:
         attached.look(usable, self.hosts(usable, assignment), only=self.only)
         for name, text in attached.problems:
             problems.setdefault(name, []).append(text)
-        for container in spec.containers.values():
-            if container.ports:
-                problems.setdefault(f"container/{container.name}", []).append(
-                    "published ports are not built yet (drop `ports`)"
-                )
+        for name, text in wall.refused.items():
+            problems.setdefault(name, []).append(text)
+        local = Localnet(self.store)
+        if settings.firewall != "none":
+            whole = self.names is None and self.only is None
+            kept = {whose.partition("/")[0] for whose in wall.policy.kept_ports}
+            going = {o.object.partition("/")[2] for o in decided.removals if o.action == "remove"}
+            kept |= wall.policy.kept
+            local.look(desired, observed, whole=whole, kept=kept, going=going)
         return Prospect(
             declared=declared,
             spec=spec,
@@ -138,6 +143,7 @@ class Pass:
             assignment=assignment,
             plan=decided,
             wall=wall,
+            local=local,
             attached=attached,
             moves=tuple(
                 ops.MoveLease(
@@ -185,7 +191,9 @@ class Pass:
 
     def wall(self) -> Wall:
         """The firewall's part."""
-        return Wall(self.settings.firewall, self.store)
+        return Wall(
+            self.settings.firewall, self.store, patience_s=self.settings.firewall_patience_s
+        )
 
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
         """Where the text of hosts files comes from, if it is needed."""
@@ -286,6 +294,8 @@ class Pass:
             stop=self.stop,
         )
         kernel.finish_removals()
+        run(kernel.perform(prospect.local.off))
+        prospect.local.forget()
         run(kernel.remove(decided.removals))
         run(kernel.perform(decided.networks))
         guarded = prospect.wall.raise_(
@@ -299,6 +309,9 @@ class Pass:
         run(kernel.create(decided.creations))
         if not self.stop():
             run(kernel.perform(decided.repairs))
+        if not self.stop() and prospect.wall.raised:
+            prospect.local.note()
+            run(kernel.perform(prospect.local.on))
         if not self.stop():
             run(prospect.attached.carry_out(prospect.attached.operations))
             run(kernel.perform(decided.last))

@@ -1,33 +1,59 @@
 """The firewall's part of a pass: what is asked for, whether it differs, and putting it in place."""
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Mapping, Set
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from reconciler.core import ops
 from reconciler.core.errors import FirewallError
-from reconciler.core.model import FORWARDING
+from reconciler.core.model import FORWARDING, Address
 from reconciler.core.netplan import Scene
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan
-from reconciler.core.policy import Policy
+from reconciler.core.policy import Lead, Policy, Publication, taken
 from reconciler.core.wanted import Desired
-from reconciler.host import firewall
+from reconciler.host import conntrack, firewall
+from reconciler.host.listeners import listeners
 from reconciler.host.machine import boot_id
 from reconciler.host.store import Store
+
+
+@runtime_checkable
+class Patient(Protocol):
+    """A backend that waits for the locks of other programs."""
+
+    lock_timeout_s: float
 
 
 class Wall:
     """One pass's view of the firewall. `look` first, then `raise_`."""
 
-    def __init__(self, choice: str, store: Store) -> None:
+    def __init__(
+        self, choice: str, store: Store, *, serving: bool = True, patience_s: float | None = None
+    ) -> None:
+        """`serving`: whoever asks for a published port is told where there is no firewall.
+        `patience_s`: how long the locks of other programs are waited for, if not as usual."""
+        self.serving = serving
         self.backend = firewall.backend(choice)
+        if patience_s is not None and isinstance(self.backend, Patient):
+            self.backend.lock_timeout_s = patience_s
         self.store = store
         self.policy = Policy()
         self.operation: ops.ReplaceFirewall | None = None
         self.problem = ""
         """Why the firewall cannot be read."""
         self.notes: list[str] = []
+        self.told: tuple[str, ...] = ()
+        """Which firewall it is, and why."""
+        self.refused: dict[str, str] = {}
+        """Containers whose published ports cannot be had, and why."""
+        self.raised = True
+        """Whether the rules are in place."""
+        self._gone: frozenset[Address] = frozenset()
+        """Addresses of containers that this pass takes away."""
+        self._moved: frozenset[conntrack.Port] = frozenset()
+        """Ports that lead elsewhere from now on, or nowhere."""
 
     def look(self, desired: Desired, decided: Plan, scene: Scene, observed: Observed) -> None:
         """Work out the policy and compare it with the kernel."""
@@ -41,31 +67,83 @@ class Wall:
             networks=tuple(p for p in desired.policies if p.name not in broken),
             guards=self._guards(desired, observed),
             kept=frozenset(kept | broken),
+            publications=_publications(desired, broken),
         )
+        gone = {op.object.partition("/")[2] for op in decided.removals if _takes_away(op)}
+        self._gone = frozenset(_addresses(observed, gone))
         if self.backend is None:
+            whose = {p.container for p in self.policy.publications if self.serving}
+            text = "its published ports need a firewall (--firewall none is without)"
+            self.refused = {f"container/{name}": text for name in whose}
             return
+
+        def stays(name: str) -> bool:
+            """Whether a container that is not wanted, or not readable, keeps its ports."""
+            if name in desired.members or name in gone:
+                return False
+            return name in observed.containers or bool(scene.keep)
+
         try:
-            self._compare(self.backend, scene, leaving)
+            self._compare(self.backend, scene, leaving, stays)
         except FirewallError as error:
             self.problem = str(error)
 
-    def _compare(self, backend: firewall.Backend, scene: Scene, leaving: Set[str]) -> None:
+    def _compare(
+        self,
+        backend: firewall.Backend,
+        scene: Scene,
+        leaving: Set[str],
+        stays: Callable[[str], bool],
+    ) -> None:
         seen = backend.look(self.policy)
         kept = self.policy.kept
         if scene.keep:
             kept |= seen.networks - scene.networks - leaving
         # A guard that stands says by itself that runcnet turned forwarding on.
         guards = tuple(sorted(seen.guards | set(self.policy.guards)))
-        if (kept, guards) != (self.policy.kept, self.policy.guards):
-            self.policy = msgspec.structs.replace(self.policy, kept=kept, guards=guards)
+        ports = frozenset(whose for whose in seen.ports if stays(whose.partition("/")[2]))
+        kept_leads = {whose: seen.ports[whose] for whose in ports}
+        free = self._free_of(kept_leads)
+        before = {lead for leads in seen.ports.values() for lead in leads}
+        after = {p.lead for p in free}.union(*kept_leads.values())
+        self._moved = frozenset(
+            [_port(lead, leads=False) for lead in before - after]
+            + [_port(lead, leads=True) for lead in after - before]
+        )
+        found = (kept, guards, ports, free)
+        p = self.policy
+        if found != (p.kept, p.guards, p.kept_ports, p.publications):
+            self.policy = msgspec.structs.replace(
+                p, kept=kept, guards=guards, kept_ports=ports, publications=free
+            )
             seen = backend.look(self.policy)
         self.notes += backend.warnings(self.policy)
+        self.told = backend.told(self.policy)
+        if self.policy.publications:
+            self.notes += dict.fromkeys(taken(self.policy.publications, listeners()))
         if seen.differences:
             self.operation = ops.ReplaceFirewall(
                 object="firewall",
                 differences=seen.differences,
                 lines=backend.commands(self.policy),
             )
+
+    def _free_of(self, kept: Mapping[str, tuple[Lead, ...]]) -> tuple[Publication, ...]:
+        """The publications, less those whose host ports a container that is kept still has."""
+        if not kept:
+            return self.policy.publications
+        free = []
+        for one in self.policy.publications:
+            holder = next((w for w, leads in kept.items() if any(map(one.lead.meets, leads))), None)
+            if holder is None:
+                free.append(one)
+                continue
+            run = f"{one.host_port}/{one.protocol}"
+            self.refused[f"container/{one.container}"] = (
+                f"the host port {run} still leads to {holder.partition('/')[2]}, which is kept "
+                "(see `runcnet status`)"
+            )
+        return tuple(free)
 
     def stands(self) -> bool:
         """Whether the rules are still as `look` wanted them; asks the kernel, and costs little."""
@@ -98,9 +176,18 @@ class Wall:
 
     def raise_(self, observed: Observed, done: Callable[[ops.Operation, str | None], None]) -> bool:
         """Put the rules in place; whether forwarding may be turned on. `done` hears of the operation."""
+        allowed = self._raise(observed, done)
+        try:
+            conntrack.forget(self._gone, self._moved if self.raised else ())
+        except FirewallError as error:
+            self.notes.append(str(error))
+        return allowed
+
+    def _raise(self, observed: Observed, done: Callable[[ops.Operation, str | None], None]) -> bool:
         if self.backend is None:
             return True
         if self.problem:
+            self.raised = False
             return not self.policy.guards
         if self.policy.guards:
             # Before the sysctl is: a kill in between must not make a router of the host.
@@ -108,9 +195,36 @@ class Wall:
         if self.operation is None:
             return True
         try:
-            self.notes += self.backend.replace(self.policy)
+            self.notes += (*self.told, *self.backend.replace(self.policy))
         except FirewallError as error:
+            self.raised = False
             done(self.operation, str(error))
             return not self.policy.guards
         done(self.operation, None)
         return True
+
+
+def _publications(desired: Desired, broken: Set[str]) -> tuple[Publication, ...]:
+    """All that are wanted, but those into networks that are broken: their rules stay as they are."""
+    found = [p for member in desired.members.values() for p in member.publications]
+    return tuple(sorted((p for p in found if p.network not in broken), key=lambda p: p.rank))
+
+
+def _port(lead: Lead, *, leads: bool) -> conntrack.Port:
+    """A run of ports whose connections are to be forgotten, unless they go where it leads."""
+    version, protocol, host_ip, first, last, target, port = lead
+    return conntrack.Port(version, protocol, host_ip, first, last, target if leads else None, port)
+
+
+def _addresses(observed: Observed, names: Set[str]) -> Iterator[Address]:
+    """What these containers are reached by."""
+    for name in names & observed.containers.keys():
+        seen = observed.containers[name]
+        inner = {end.inner.index for end in seen.ends if end.inner is not None}
+        for row in seen.space.addresses if seen.space is not None else ():
+            if row.index in inner and row.scope == 0:
+                yield row.address.address
+
+
+def _takes_away(operation: ops.Operation) -> bool:
+    return isinstance(operation, ops.RemoveContainer)

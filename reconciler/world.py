@@ -207,13 +207,17 @@ class World:
 
     def behind_files(self, files: Iterable[str]) -> Iterator[str]:
         """The containers whose files of the netns dir these are, or are to be."""
-        containers = self.declared.loaded.spec.containers
+        unknown = set()
         for file in files:
             name = self._by_file.get(file)
-            if name is None and file in containers and containers[file].netns == file:
-                name = file
             if name is not None:
                 yield f"container/{name}"
+            else:
+                unknown.add(file)
+        if unknown:
+            for container in self.declared.loaded.spec.containers.values():
+                if container.netns in unknown and container.mode in ("network", "none"):
+                    yield f"container/{container.name}"
 
     def holder(self, container: Container) -> str | None:
         """Another container that has something which this one is declared to have."""

@@ -5,7 +5,7 @@ Containers are read in `members.py`; what concerns several objects is looked at 
 
 from reconciler.core import fields, names
 from reconciler.core.leases import is_usable, whole_range
-from reconciler.core.model import Address, Network, Range, Subnet
+from reconciler.core.model import Address, HostPort, Network, Range, Subnet
 from reconciler.core.reader import Reader, read_dns, read_routes, subnet_list
 from reconciler.core.schema import RawNetwork
 from reconciler.core.tree import Path, Tree
@@ -69,6 +69,9 @@ def network(tree: Tree, path: Path, name: str, raw: RawNetwork) -> Network:
         or "",
         internal=internal,
         isolate_members=r.flag(raw.isolate_members, "isolate_members"),
+        allow=_allowed(r, raw, name, internal=internal),
+        host_access=_host_access(r, raw),
+        denied=_denied(r, raw),
         mtu=None if raw.mtu == "auto" else _mtu(r, raw.mtu, any(s.version == 6 for s in subnets)),
         routes=tuple(read_routes(r, raw.routes, "routes")),
         dns=read_dns(r, raw.dns),
@@ -90,6 +93,34 @@ def routed_via(via: Address, network: str) -> str:
         f"via {via} is not the gateway of the routed network {network}, and a member reaches nothing "
         "else by itself (name the gateway, or make it a bridge network)"
     )
+
+
+def _allowed(r: Reader, raw: RawNetwork, name: str, *, internal: bool) -> tuple[str, ...]:
+    found: list[str] = []
+    for other, where in r.many(lambda text: fields.name(text, 64, "network"), raw.allow, "allow"):
+        if other == name:
+            text = "members reach their own network anyway (isolate_members: true forbids it)"
+            r.error(text, *where)
+        elif internal:
+            r.error("nobody comes into an internal network (drop `allow`, or `internal`)", *where)
+        elif other not in found:
+            found.append(other)
+    return tuple(sorted(found))
+
+
+def _host_access(r: Reader, raw: RawNetwork) -> bool | tuple[HostPort, ...]:
+    if raw.host_access in ("true", "false"):
+        return raw.host_access == "true"
+    if isinstance(raw.host_access, str) and "/" not in raw.host_access:
+        r.read(fields.boolean, raw.host_access, "host_access")
+        return True
+    found = {port for port, _ in r.many(fields.host_port, raw.host_access, "host_access")}
+    return tuple(sorted(found))
+
+
+def _denied(r: Reader, raw: RawNetwork) -> tuple[Subnet, ...]:
+    deny = raw.egress.deny if raw.egress is not None else []
+    return tuple(sorted({s for s, _ in r.many(fields.destination, deny, "egress", "deny")}))
 
 
 def _mtu(r: Reader, text: str, ipv6: bool) -> int | None:

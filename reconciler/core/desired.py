@@ -1,7 +1,7 @@
 """What the kernel is to hold: the spec and its addresses, resolved into kernel objects."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -9,6 +9,8 @@ from reconciler.core import names
 from reconciler.core.leases import Key
 from reconciler.core.model import (
     BITS,
+    PORT_HAIRPIN,
+    PORT_ISOLATED,
     Address,
     Container,
     Interface,
@@ -17,7 +19,7 @@ from reconciler.core.model import (
     Spec,
     Subnet,
 )
-from reconciler.core.policy import NetworkPolicy
+from reconciler.core.policy import NetworkPolicy, Publication
 from reconciler.core.rows import Space
 from reconciler.core.wanted import (
     TABLE,
@@ -127,6 +129,9 @@ def _policy(network: Network) -> NetworkPolicy:
         inbound=network.inbound,
         internal=network.internal,
         isolate_members=network.isolate_members,
+        allow=network.allow,
+        host_access=network.host_access,
+        denied=network.denied,
         group=names.network_group(network.name) if network.type == "routed" else 0,
     )
 
@@ -232,8 +237,31 @@ def _member(
         rules=tuple(rules),
         sysctls=tuple(sorted(sysctls.items())),
         place=container.place,
+        publications=tuple(_publications(container, endpoints)),
         key=_key(container, endpoints, keys),
     )
+
+
+def _publications(container: Container, endpoints: list[Endpoint]) -> Iterator[Publication]:
+    """Where each published port leads: to the first address of either version, as far as asked for."""
+    for port in container.ports:
+        serving = container.serving(port)
+        endpoint = next(e for e in endpoints if e.name == serving.name)
+        for version in (4, 6):
+            own = [a for a in endpoint.addresses if a.version == version and not a.is_link_local]
+            if not own or (port.host_ip is not None and port.host_ip.version != version):
+                continue
+            yield Publication(
+                network=endpoint.network,
+                container=container.name,
+                version=version,
+                protocol=port.protocol,
+                host_ip=port.host_ip,
+                host_port=port.host_port,
+                count=port.count,
+                target=own[0].address,
+                target_port=port.container_port,
+            )
 
 
 def _key(container: Container, endpoints: list[Endpoint], keys: Mapping[str, str]) -> bytes:
@@ -254,6 +282,16 @@ def _reaches(endpoint: Endpoint, via: Address) -> bool:
     if endpoint.group:
         return via in endpoint.gateways
     return any(a.subnet.holds(via) for a in endpoint.addresses)
+
+
+def _port(container: Container, interface: Interface, network: Network) -> int:
+    """How the bridge is to treat a member's port."""
+    port = PORT_ISOLATED if network.isolate_members else 0
+    if any(container.serving(p) is interface for p in container.ports):
+        # Where br_netfilter translates what a container sends to its own published port, the bridge
+        # has to send it back to where it came from.
+        port |= PORT_HAIRPIN
+    return port
 
 
 def _endpoint(
@@ -296,7 +334,7 @@ def _endpoint(
             host_mac=host_mac,
             mtu=interface.mtu or link.mtu,
             addresses=tuple(_whole(address) for address in bare),
-            isolated=False,
+            port=0,
             group=link.group,
             gateways=gateways,
             neighbours=neighbours,
@@ -327,6 +365,6 @@ def _endpoint(
         host_mac=host_mac,
         mtu=interface.mtu or link.mtu,
         addresses=tuple(carried),
-        isolated=network.isolate_members,
+        port=_port(container, interface, network),
         neighbours=neighbours,
     )

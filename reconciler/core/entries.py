@@ -6,7 +6,14 @@ import shlex
 
 import msgspec
 
-from reconciler.core.model import Address, InterfaceAddress, Subnet
+from reconciler.core.model import (
+    PORT_HAIRPIN,
+    PORT_ISOLATED,
+    PORT_LOCKED,
+    Address,
+    InterfaceAddress,
+    Subnet,
+)
 from reconciler.core.names import mac_text
 from reconciler.core.rows import NeighbourRow
 from reconciler.core.wanted import DesiredRoute, DesiredRule
@@ -198,3 +205,24 @@ def address_line(op: Operation, link: str, address: InterfaceAddress, verb: str)
         words += ["brd", "+"]
     # `proto` is left out: iproute2 before 6.3 does not know it for addresses.
     return op._ip(*words, "dev", link)
+
+
+def port_words(port: int) -> list[str]:
+    """The flags of a bridge's port as `ip link` takes them."""
+
+    def state(flag: int) -> str:
+        return "on" if port & flag else "off"
+
+    learning = "off" if port & PORT_LOCKED else "on"
+    words = ["isolated", state(PORT_ISOLATED), "hairpin", state(PORT_HAIRPIN)]
+    return [*words, "locked", state(PORT_LOCKED), "learning", learning]
+
+
+def other_mtu(mtu: int) -> int:
+    """Any MTU but this one, as small in effect as can be."""
+    return mtu - 1 if mtu > 1280 else mtu + 1
+
+
+def accept_ra(link: str) -> str:
+    """The sysctl that says whether routers are believed behind a link of the host."""
+    return f"net/ipv6/conf/{link}/accept_ra"

@@ -3,7 +3,9 @@
 import re
 
 from reconciler.core.model import (
+    BITS,
     Address,
+    HostPort,
     PortForward,
     Range,
     Subnet,
@@ -17,6 +19,7 @@ MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}\Z", re.ASCII)
 SYSCTL = re.compile(r"net(\.[A-Za-z0-9_-]+)+\Z", re.ASCII)
 MTU = range(68, 65536)
 MTU_IPV6 = 1280
+LOOPBACK6 = Address(6, 1)
 
 
 def boolean(text: str) -> bool:
@@ -170,23 +173,45 @@ def port_forward(text: str) -> PortForward:
         host_ip = address_or_loopback(parts.pop(0))
     if len(parts) != 2:
         raise ValueError(f"{text!r} is no published port (HOST:CONTAINER, as in 8080:80)")
-    host, count = _ports(parts[0], text)
-    inner, inner_count = _ports(parts[1], text)
+    return published(parts[0], parts[1], host_ip=host_ip, protocol=protocol or "tcp", text=text)
+
+
+def published(
+    host_text: str, inner_text: str, *, host_ip: Address | None, protocol: str, text: str
+) -> PortForward:
+    """Two runs of ports, of one length; or a run that replicas share out, and one port."""
+    if host_ip is not None and host_ip == LOOPBACK6:
+        raise ValueError(
+            f"{text!r}: the kernel cannot translate what goes to ::1 (publish it on 127.0.0.1, or "
+            "on an address of a link)"
+        )
+    host, count = _ports(host_text, text)
+    inner, inner_count = _ports(inner_text, text)
     if inner_count not in (count, 1):
         raise ValueError(f"{text!r}: {count} host ports lead to {inner_count} container ports")
     if inner_count != count:
         # A run of host ports with one container port is for replicas, which share it out.
-        return PortForward(
-            host_ip=host_ip, host_port=host, container_port=inner, count=-count,
-            protocol=protocol or "tcp",
-        )  # fmt: skip
+        count = -count
     return PortForward(
-        host_ip=host_ip,
-        host_port=host,
-        container_port=inner,
-        count=count,
-        protocol=protocol or "tcp",
+        host_ip=host_ip, host_port=host, container_port=inner, count=count, protocol=protocol
     )
+
+
+def host_port(text: str) -> HostPort:
+    """A port of the host that members may reach: `53/udp`, `8000-8010/tcp`."""
+    run, slash, protocol = text.partition("/")
+    if not slash or protocol not in ("tcp", "udp", "sctp"):
+        raise ValueError(f"{text!r} is no port of the host (as in 53/udp or 8000-8010/tcp)")
+    first, count = _ports(run, text)
+    return HostPort(protocol, first, first + count - 1)
+
+
+def destination(text: str) -> Subnet:
+    """A subnet, or one address."""
+    if "/" in text:
+        return subnet(text)
+    only = address(text)
+    return Subnet(only.version, only.value, BITS[only.version])
 
 
 def address_or_loopback(text: str) -> Address:

@@ -9,7 +9,7 @@ from reconciler.core import fields
 from reconciler.core.leases import is_usable
 from reconciler.core.model import Address, Container, Dns, Interface, Network, PortForward
 from reconciler.core.reader import Reader, items, read_dns, read_routes, subnet_list, words
-from reconciler.core.schema import RawContainer, RawInterface
+from reconciler.core.schema import RawContainer, RawInterface, RawPort
 from reconciler.core.tree import Path, Tree
 
 MODES = ("network", "none", "host")
@@ -67,7 +67,7 @@ def _read(
         netns = r.read(fields.file_name, raw.netns or name, "netns") or name
         folder = r.maybe(fields.folder, raw.bundle, "bundle")
     routes = tuple(read_routes(r, raw.routes, "routes"))
-    ports = [p for p, _ in r.many(fields.port_forward, raw.ports, "ports")]
+    ports = _ports(r, raw)
     if raw.replicas is None and any(p.count < 0 for p in ports):
         r.error(
             "a run of host ports leads to one container port (only replicas share it out)", "ports"
@@ -100,6 +100,38 @@ def _read(
     result = [_replica(r, raw, base, number, count) for number in range(count)]
     r.done()
     return result
+
+
+def _ports(r: Reader, raw: RawContainer) -> list[PortForward]:
+    """`8080:80`, or the long form."""
+    found = []
+    for item, where in items(raw.ports, ("ports",)):
+        if isinstance(item, str):
+            port = r.read(fields.port_forward, item, *where)
+        else:
+            port = _long_port(r, item, where)
+        if port is not None:
+            found.append(port)
+    inside = {i if isinstance(i, str) else i.network for i, _ in items(raw.interfaces, ())}
+    for port in found:
+        if port.network and port.network not in inside:
+            r.error(f"{port}: the container has no interface in network {port.network}", "ports")
+    return found
+
+
+def _long_port(r: Reader, raw: RawPort, where: tuple[str | int, ...]) -> PortForward | None:
+    protocol = r.read(
+        lambda text: fields.word(text, "tcp", "udp", "sctp"), raw.protocol, *where, "protocol"
+    )
+    host_ip = r.maybe(fields.address_or_loopback, raw.host_ip, *where, "host_ip")
+
+    def whole(text: str) -> PortForward:
+        port = fields.published(
+            text, raw.target, host_ip=host_ip, protocol=protocol or "tcp", text=text
+        )
+        return msgspec.structs.replace(port, network=raw.network or "")
+
+    return r.read(whole, raw.published, *where, "published")
 
 
 def _container_dns(
@@ -164,7 +196,7 @@ def _replica(r: Reader, raw: RawContainer, base: Container, number: int, count: 
     ports = []
     for port in base.ports:
         runs = abs(port.count)
-        if (port.count == 1 and count > 1) or runs % count:
+        if (port.count == 1 and count > 1) or runs % count or (port.count < 0 and runs != count):
             if last:
                 r.error(f"{runs} host ports cannot be shared by {count} replicas", "ports")
             continue
@@ -174,8 +206,9 @@ def _replica(r: Reader, raw: RawContainer, base: Container, number: int, count: 
                 host_ip=port.host_ip,
                 host_port=port.host_port + number * share,
                 container_port=port.container_port + (number * share if port.count > 0 else 0),
-                count=share if port.count > 0 or share == 1 else -share,
+                count=share,
                 protocol=port.protocol,
+                network=port.network,
             )
         )
     return msgspec.structs.replace(

@@ -10,6 +10,9 @@ from typing import NamedTuple
 import msgspec
 
 BITS: dict[int, int] = {4: 32, 6: 128}
+PORT_ISOLATED, PORT_HAIRPIN, PORT_LOCKED = 1, 2, 4
+"""How a bridge treats a port: nothing between two such ports; a frame may leave where it came in; only
+MACs that were told stand behind it (enum rcn_port of the C layer)."""
 PROTOCOL = 0x72
 """The protocol number on every address, route and rule that runcnet makes (rtnetlink(7))."""
 FORWARDING: dict[int, str] = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
@@ -136,6 +139,8 @@ class PortForward(msgspec.Struct, frozen=True, kw_only=True):
     container_port: int
     count: int = 1
     protocol: str = "tcp"
+    network: str = ""
+    """Whose address it leads to; empty: that of the default route's interface, else the first's."""
 
     def __str__(self) -> str:
         def run(first: int) -> str:
@@ -145,6 +150,18 @@ class PortForward(msgspec.Struct, frozen=True, kw_only=True):
         lead = "" if ip is None else f"[{ip}]:" if ip.version == 6 else f"{ip}:"
         tail = "" if self.protocol == "tcp" else f"/{self.protocol}"
         return f"{lead}{run(self.host_port)}:{run(self.container_port)}{tail}"
+
+
+class HostPort(NamedTuple):
+    """A run of ports of the host that members may reach; `protocol`: tcp, udp or sctp."""
+
+    protocol: str
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        run = str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+        return f"{run}/{self.protocol}"
 
 
 class Dns(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +193,12 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     inbound: str
     internal: bool
     isolate_members: bool
+    allow: tuple[str, ...]
+    """Networks whose members may open connections to this one's."""
+    host_access: bool | tuple[HostPort, ...]
+    """What members may open on the host itself: all (True), nothing (False), or these ports."""
+    denied: tuple[Subnet, ...]
+    """Destinations that members may not reach, wherever they lie."""
     mtu: int | None
     routes: tuple[Route, ...]
     dns: Dns | None
@@ -225,6 +248,12 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     place: Place
     shape: bytes = b""
     """Its body in the file, in a form of its own: equal shapes say the same."""
+
+    def serving(self, port: PortForward) -> Interface:
+        """The interface that a port leads to: of the network it names, else the one with the default
+        route, else the first."""
+        able = [i for i in self.interfaces if port.network in ("", i.network)]
+        return next((i for i in able if i.default_versions), able[0])
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):

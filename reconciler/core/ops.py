@@ -19,7 +19,10 @@ from reconciler.core.entries import (
     RemoveRule,
     SetSysctl,
     Word,
+    accept_ra,
     address_line,
+    other_mtu,
+    port_words,
     route_words,
     rule_words,
 )
@@ -254,7 +257,8 @@ class SetLink(Operation, frozen=True, kw_only=True):
     up: bool | None = None
     alias: str | None = None
     gen_mode_none: bool = False
-    isolated: bool | None = None
+    port: int | None = None
+    """How its bridge treats it: PORT_ISOLATED and its like (model.py)."""
     group: int | None = None
     flush: bool = False
     """What its bridge has learned behind it is forgotten."""
@@ -274,9 +278,8 @@ class SetLink(Operation, frozen=True, kw_only=True):
             words.append(["master", self.master] if self.master else ["nomaster"])
         if self.group is not None:
             words.append(["group", self.group])
-        if self.isolated is not None:
-            state = "on" if self.isolated else "off"
-            words.append(["type", "bridge_slave", "isolated", state])
+        if self.port is not None:
+            words.append(["type", "bridge_slave", *port_words(self.port)])
         if self.flush:
             words.append(["type", "bridge_slave", "fdb_flush"])
         if self.alias is not None:
@@ -346,16 +349,6 @@ class MoveLease(Operation, frozen=True, kw_only=True):
         return f"lease {self.old} becomes {self.new}: {self.reason}"
 
 
-def other_mtu(mtu: int) -> int:
-    """Any MTU but this one, as small in effect as can be."""
-    return mtu - 1 if mtu > 1280 else mtu + 1
-
-
-def accept_ra(link: str) -> str:
-    """The sysctl that says whether routers are believed behind a link of the host."""
-    return f"net/ipv6/conf/{link}/accept_ra"
-
-
 def _no_noise(op: Operation, link: str, mtu: int, *, host: bool) -> list[str]:
     """No link-local address by itself and, on the host, no router that is believed."""
     if mtu < IPV6_MTU:
@@ -392,8 +385,9 @@ def _endpoint_commands(op: Operation, endpoint: Endpoint) -> list[str]:
         lines.append(line("ip", "link", "set", host, "group", endpoint.group))
     else:
         lines.append(line("ip", "link", "set", host, "master", endpoint.bridge))
-    if endpoint.isolated:
-        lines.append(line("ip", "link", "set", host, "type", "bridge_slave", "isolated", "on"))
+    if endpoint.port:
+        words = port_words(endpoint.port)
+        lines.append(line("ip", "link", "set", host, "type", "bridge_slave", *words))
     lines += [
         line("ip", "link", "set", host, "up"),
         *_no_noise(op, endpoint.name, endpoint.mtu, host=False),

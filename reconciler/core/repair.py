@@ -253,8 +253,8 @@ def _endpoint_repairs(
         mac=endpoint.host_mac if outer.mac != endpoint.host_mac else None,
         mtu=endpoint.mtu if outer.mtu != endpoint.mtu else None,
         master=endpoint.bridge if master != endpoint.bridge else None,
-        isolated=endpoint.isolated
-        if outer.isolated != endpoint.isolated or (master != endpoint.bridge and endpoint.isolated)
+        port=endpoint.port
+        if outer.port != endpoint.port or (master != endpoint.bridge and endpoint.port)
         else None,
         up=True if not outer.up and not renamed_host else None,
         alias=differs(outer.alias, endpoint.alias),

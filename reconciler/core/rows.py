@@ -32,7 +32,8 @@ class Link(NamedTuple):
     peer: int
     peer_nsid: int
     gen_mode: int
-    isolated: bool
+    port: int
+    """How its bridge treats it: PORT_ISOLATED and its like (model.py)."""
     alias: str
     group: int = 0
     """The device group (IFLA_GROUP); 0 is the default one."""

@@ -91,6 +91,19 @@ def network_clashes(
                     yield clash(f"{mine} overlaps {theirs} of network {other.name}", "subnets")
 
 
+def allow_clashes(network: Network, networks: Mapping[str, Network]) -> Iterator[Clash]:
+    """Networks that are let in and are not there, or send nothing out."""
+    for number, name in enumerate(network.allow):
+        other = networks.get(name)
+        if other is None:
+            text = unknown("network", name, networks)
+        elif other.internal:
+            text = f"network {name} is internal: its members go nowhere (drop it here, or `internal` there)"
+        else:
+            continue
+        yield Clash("networks", network.name, ("allow", number), text)
+
+
 def uplink_clashes(network: Network, bridges: Mapping[str, str]) -> Iterator[Clash]:
     """An uplink that is the bridge of a network."""
     for uplink in network.uplinks:
@@ -147,14 +160,24 @@ def container_clashes(
         ):
             home = next(n.name for n in inside if any(s.holds(route.via) for s in n.subnets))
             yield clash(routed_via(route.via, home), "routes", number, "via")
-    if container.ports:
-        serving = next(
-            (i for i in container.interfaces if i.default_versions), container.interfaces[0]
-        )
-        if networks[serving.network].internal:
-            yield clash(f"ports cannot be published into the internal network {serving.network}",
-                        "ports")  # fmt: skip
     for number, port in enumerate(container.ports):
+        served = networks[container.serving(port).network]
+        if served.internal:
+            text = f"ports cannot be published into the internal network {served.name}"
+            yield clash(text, "ports", number)
+        elif served.external:
+            text = (
+                f"ports cannot be published into the external network {served.name}, whose owner "
+                "decides what it answers (name another network)"
+            )
+            yield clash(text, "ports", number)
+        elif port.host_ip is not None and served.subnet(port.host_ip.version) is None:
+            yield clash(
+                f"{port} is published on an IPv{port.host_ip.version} address, and network "
+                f"{served.name} has no such addresses (name another network, or drop the address)",
+                "ports",
+                number,
+            )
         holder = claims.take_ports(port, me)
         if holder:
             yield clash(f"the host port of {port} is {holder}'s", "ports", number)

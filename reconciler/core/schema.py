@@ -16,8 +16,7 @@ from reconciler.core.tree import Map, Path, Seq
 Words = str | list[str]
 
 RESERVED = {
-    "vlan", "parent", "attach", "allow", "host_access", "egress", "antispoof", "dhcp", "bandwidth",
-    "qos", "firewall",
+    "vlan", "parent", "attach", "antispoof", "dhcp", "bandwidth", "qos", "firewall",
 }  # fmt: skip
 """Keys that a later version may take; they are refused with a word of their own."""
 
@@ -38,6 +37,22 @@ class RawDns(msgspec.Struct, forbid_unknown_fields=True):
     hosts: dict[str, str] = {}
 
 
+class RawEgress(msgspec.Struct, forbid_unknown_fields=True):
+    """`{deny: [169.254.169.254, 10.0.0.0/8]}`."""
+
+    deny: Words = []
+
+
+class RawPort(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """`{published: 8080, target: 80, protocol: tcp, host_ip: 192.0.2.7, network: runc0}`."""
+
+    published: str
+    target: str
+    protocol: str = "tcp"
+    host_ip: str | None = None
+    network: str | None = None
+
+
 class RawNetwork(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a network."""
 
@@ -52,6 +67,9 @@ class RawNetwork(msgspec.Struct, forbid_unknown_fields=True):
     inbound: str = "established"
     internal: str = "false"
     isolate_members: str = "false"
+    allow: Words = []
+    host_access: Words = "true"
+    egress: RawEgress | None = None
     mtu: str = "auto"
     routes: RawRoute | list[RawRoute] = []
     dns: str | RawDns | None = None
@@ -76,7 +94,7 @@ class RawContainer(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
     mode: str | None = None
     interfaces: str | RawInterface | list[str | RawInterface] = []
     routes: RawRoute | list[RawRoute] = []
-    ports: Words = []
+    ports: str | RawPort | list[str | RawPort] = []
     sysctls: dict[str, str] = {}
     dns: str | RawDns | None = None
     bundle: str | None = None

@@ -3,7 +3,16 @@
 from collections.abc import Collection, Iterable, Mapping
 
 from reconciler.core.leases import Key
-from reconciler.core.model import Address, Container, Dns, Interface, Network, Route, Spec
+from reconciler.core.model import (
+    Address,
+    Container,
+    Dns,
+    Interface,
+    Network,
+    PortForward,
+    Route,
+    Spec,
+)
 from reconciler.core.names import mac_text
 
 Lines = list[str]
@@ -17,6 +26,20 @@ def _text(value: object) -> str:
 
 def _list(values: Iterable[object]) -> str:
     return f"[{', '.join(_text(v) for v in values)}]"
+
+
+def _port(port: PortForward) -> str:
+    if not port.network:
+        return _text(port)
+
+    def run(first: int) -> str:
+        return str(first) if port.count == 1 else f"{first}-{first + port.count - 1}"
+
+    ip = f", host_ip: {_text(port.host_ip)}" if port.host_ip is not None else ""
+    return (
+        f"{{published: {_text(run(port.host_port))}, target: {_text(run(port.container_port))}, "
+        f"protocol: {port.protocol}{ip}, network: {_text(port.network)}}}"
+    )
 
 
 def _flag(value: bool) -> str:
@@ -39,6 +62,10 @@ def _dns(dns: Dns | None) -> str:
     )
 
 
+def _host_access(n: Network) -> str:
+    return _flag(n.host_access) if isinstance(n.host_access, bool) else _list(n.host_access)
+
+
 def _network(n: Network) -> Lines:
     masquerade = {(): "false", (4,): "ipv4", (6,): "ipv6", (4, 6): "true"}[n.masquerade]
     lines = [
@@ -54,8 +81,13 @@ def _network(n: Network) -> Lines:
         f"    inbound: {n.inbound}",
         f"    internal: {_flag(n.internal)}",
         f"    isolate_members: {_flag(n.isolate_members)}",
+        f"    host_access: {_host_access(n)}",
         f"    mtu: {n.mtu or 'auto'}",
     ]
+    if n.allow:
+        lines.append(f"    allow: {_list(n.allow)}")
+    if n.denied:
+        lines.append(f"    egress: {{deny: {_list(n.denied)}}}")
     if n.routes:
         lines.append(f"    routes: {_routes(n.routes)}")
     if n.dns is not None:
@@ -99,7 +131,7 @@ def _container(c: Container, addresses: Mapping[Key, Address]) -> Lines:
     if c.routes:
         lines.append(f"    routes: {_routes(c.routes)}")
     if c.ports:
-        lines.append(f"    ports: {_list(c.ports)}")
+        lines.append(f"    ports: [{', '.join(_port(p) for p in c.ports)}]")
     if c.sysctls:
         shown = ", ".join(f"{_text(name)}: {_text(value)}" for name, value in c.sysctls)
         lines.append(f"    sysctls: {{{shown}}}")

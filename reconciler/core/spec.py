@@ -201,6 +201,9 @@ class _Judge:
         for network in networks:
             for clash in rules.uplink_clashes(network, bridges):
                 self._clash(clash)
+            for clash in rules.allow_clashes(network, self.networks):
+                if not (self.incomplete and network.allow[int(clash.path[1])] not in self.networks):
+                    self._clash(clash)
         containers = sorted(
             self.containers.values(), key=lambda c: not self._stands_in("containers", c.name)
         )

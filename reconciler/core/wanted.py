@@ -4,7 +4,7 @@ import msgspec
 
 from reconciler.core import names
 from reconciler.core.model import Address, InterfaceAddress, Place, Subnet
-from reconciler.core.policy import NetworkPolicy
+from reconciler.core.policy import NetworkPolicy, Publication
 
 TABLE = 0x7200
 """Reply routing of a container's n-th interface uses table and priority TABLE + n and TABLE."""
@@ -88,7 +88,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     host_mac: bytes
     mtu: int
     addresses: tuple[InterfaceAddress, ...]
-    isolated: bool
+    port: int
+    """How the bridge treats the host's end: PORT_ISOLATED and its like (model.py)."""
     group: int = 0
     """The host end's device group; 0 on a bridge."""
     gateways: tuple[Address, ...] = ()
@@ -119,6 +120,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[DesiredRule, ...]
     sysctls: tuple[tuple[str, str], ...]
     place: Place
+    publications: tuple[Publication, ...] = ()
+    """Its published ports, by IP version."""
     key: bytes = b""
     """A digest of all that it was made from: equal keys, equal members."""
 

@@ -1,29 +1,24 @@
-"""The policy as iptables chains, and what must be edited to get there. Pure: no kernel, no library.
+"""iptables rules as values, and what must be edited to get from one state of a table to another.
 
-Each IP version has three tables of ours. `raw` drops what a member of a routed network sends from
-an address that is not its own, `nat` translates on the way out. A packet in `filter` passes the
-rules of all networks in three phases: what is settled first (replies, members of one network), then
-what must never cross from one network into another, then what may enter and leave. Within a phase
-networks do not concern each other, so rules grow with the number of networks, not of pairs.
+Pure: no kernel, no library. Which chains are wanted is said by `chains.py`.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from reconciler.core.model import Subnet
-from reconciler.core.policy import NetworkPolicy, Policy
+from reconciler.core.model import Address, Subnet
 
-BASE = {"filter": "FORWARD", "nat": "POSTROUTING", "raw": "PREROUTING"}
-"""The tables that are used, each with the built-in chain that jumps to ours."""
 PREFIX = "RUNCNET-"
 FORWARD = "RUNCNET-FORWARD"
 CROSS = "RUNCNET-CROSS"
 USER = "RUNCNET-USER"
+INPUT = "RUNCNET-INPUT"
+PORTS = "RUNCNET-PORTS"
 POSTROUTING = "RUNCNET-POSTROUTING"
 PREROUTING = "RUNCNET-PREROUTING"
-TOP = {"filter": FORWARD, "nat": POSTROUTING, "raw": PREROUTING}
 MARK = "runcnet:"
+HOST = MARK + "host"
 PROGRAM = {4: "iptables-legacy", 6: "ip6tables-legacy"}
 
 
@@ -45,6 +40,19 @@ class Rule(NamedTuple):
     """`-m physdev --physdev-is-bridged`."""
     astray: bool = False
     """`-m rpfilter --invert`: the way back does not lead through the link it came from."""
+    translated: bool = False
+    """`-m conntrack --ctstate DNAT`: it was sent to another address than the one it goes to."""
+    local: bool = False
+    """`-m addrtype --dst-type LOCAL`."""
+    not_in_link: str = ""
+    """`! -i`."""
+    protocol: str = ""
+    ports: tuple[int, int] = (0, 0)
+    """The first and the last destination port."""
+    icmp: int = 0
+    """The type of an ICMPv6 message."""
+    to: tuple[Address, int, int, int] | None = None
+    """Of DNAT: the address, its first and last port, and which port of the packet meets the first."""
     other: bytes = b""
     """The kernel's bytes of a rule that these words cannot say: nobody's mistake is ever mistaken
     for ours, and a rule that must stay can be written back as it was."""
@@ -57,9 +65,18 @@ class Rule(NamedTuple):
             ("-d", self.destination),
             ("-i", self.in_link),
             ("-o", self.out_link),
+            ("-p", self.protocol),
         ):
             if value:
                 words += [flag, str(value)]
+        if self.not_in_link:
+            words += ["!", "-i", self.not_in_link]
+        if self.ports != (0, 0):
+            words += ["-m", self.protocol, "--dport", port_run(*self.ports, ":")]
+        if self.icmp:
+            words += ["-m", "icmp6", "--icmpv6-type", str(self.icmp)]
+        if self.local:
+            words += ["-m", "addrtype", "--dst-type", "LOCAL"]
         if self.in_group or self.out_group:
             words += ["-m", "devgroup"]
         if self.in_group:
@@ -72,21 +89,45 @@ class Rule(NamedTuple):
             words += ["-m", "physdev", "--physdev-is-bridged"]
         if self.replies:
             words += ["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]
+        if self.translated:
+            words += ["-m", "conntrack", "--ctstate", "DNAT"]
         if self.comment:
             words += ["-m", "comment", "--comment", self.comment]
-        return [*words, "-j", self.target] if self.target else words
+        words += ["-j", self.target] if self.target else []
+        return [*words, "--to-destination", self.goal] if self.to is not None else words
+
+    @property
+    def goal(self) -> str:
+        """DNAT's destination as iptables takes it."""
+        assert self.to is not None
+        address, first, last, base = self.to
+        host = f"[{address}]" if address.version == 6 else str(address)
+        shift = f"/{base}" if first != last and base != first else ""
+        return f"{host}:{port_run(first, last, '-')}{shift}"
+
+
+def port_run(first: int, last: int, between: str) -> str:
+    """A run of ports, or one."""
+    return str(first) if first == last else f"{first}{between}{last}"
 
 
 Chains = Mapping[str, tuple[Rule, ...]]
 
-HOST = MARK + "host"
-JUMPS = {table: Rule(top, HOST) for table, top in TOP.items()}
+JUMPS = {
+    "filter": {"FORWARD": Rule(FORWARD, HOST), "INPUT": Rule(INPUT, HOST)},
+    "nat": {
+        "PREROUTING": Rule(PORTS, HOST, local=True),
+        "OUTPUT": Rule(PORTS, HOST, local=True),
+        "POSTROUTING": Rule(POSTROUTING, HOST),
+    },
+    "raw": {"PREROUTING": Rule(PREROUTING, HOST)},
+}
+"""The tables that are used, with the jumps from their built-in chains to ours."""
 ASK_USER = Rule(USER, HOST)
-BRIDGED = Rule("RETURN", HOST, bridged=True)
-GUARD = Rule("DROP", HOST)
 
 
-def _ours(chain: str) -> bool:
+def is_ours(chain: str) -> bool:
+    """Whether a chain is runcnet's by its name."""
     return chain.startswith(PREFIX)
 
 
@@ -100,138 +141,6 @@ class Edit(NamedTuple):
     number: int = 0
 
 
-# -- what is wanted -----------------------------------------------------------------------------
-
-
-def wanted(policy: Policy, *, version: int, table: str, have: Chains, bridged: bool) -> Chains:
-    """Our chains as they should be; `have` gives the rules of the networks that are kept.
-
-    `bridged`: the kernel shows bridged packets to this table (br_netfilter), so the guard must let
-    those of foreign bridges pass: they are switched, not routed.
-    """
-    build = {"filter": _filter, "nat": _nat, "raw": _raw}[table]
-    sections = _standing(have.get(TOP[table], ()), policy.kept)
-    for network in policy.networks:
-        subnet = next((s for s in network.subnets if s.version == version), None)
-        if subnet is not None:
-            sections[network.name] = tuple(build(network, subnet))
-    rules = [rule for name in sorted(sections) for rule in sections[name]]
-    if table == "nat":
-        rules.sort(key=lambda rule: rule.target != "RETURN")
-        translated = any(rule.target == "MASQUERADE" or rule.other for rule in rules)
-        return _with_led_to({POSTROUTING: tuple(rules)}, have) if translated else {}
-    if table == "filter":
-        rules.sort(key=_phase)
-    if table == "raw":
-        return _with_led_to({PREROUTING: tuple(rules)}, have) if rules else {}
-    tail = (BRIDGED, GUARD)[not bridged :] if version in policy.guards else ()
-    if not rules and not tail:
-        return {}
-    chains = {USER: have.get(USER, ()), FORWARD: (ASK_USER, *rules, *tail)}
-    if rules:
-        fences = _standing(have.get(CROSS, ()), policy.kept)
-        for network in policy.networks:
-            if network.name in sections:
-                drop = Rule("DROP", MARK + network.name)
-                fences[network.name] = (_to(drop, network),)
-        chains[CROSS] = tuple(rule for name in sorted(fences) for rule in fences[name])
-    return _with_led_to(chains, have)
-
-
-def _to(rule: Rule, network: NetworkPolicy) -> Rule:
-    """The rule for what goes to the network: through its bridge, or to a host end of its group."""
-    return rule._replace(out_link=network.link, out_group=network.group)
-
-
-def _from(rule: Rule, network: NetworkPolicy) -> Rule:
-    """The rule for what comes from the network."""
-    return rule._replace(in_link=network.link, in_group=network.group)
-
-
-def _raw(network: NetworkPolicy, subnet: Subnet) -> Iterator[Rule]:
-    if network.group:
-        yield _from(Rule("DROP", MARK + network.name, astray=True), network)
-
-
-def _filter(network: NetworkPolicy, subnet: Subnet) -> Iterator[Rule]:
-    mark = MARK + network.name
-    accept, drop = Rule("ACCEPT", mark), Rule("DROP", mark)
-    if not network.internal:
-        yield _to(accept._replace(replies=True), network)
-    yield _from(_to(drop if network.isolate_members else accept, network), network)
-    yield _from(Rule(CROSS, mark), network)
-    if network.internal:
-        yield _from(drop, network)
-        yield _to(drop, network)
-        return
-    entrances = network.uplinks or ("",) if network.inbound == "open" else ()
-    for uplink in entrances:
-        yield _to(accept._replace(in_link=uplink), network)
-    if "" not in entrances:
-        yield _to(drop, network)
-    for uplink in network.uplinks or ("",):
-        yield _from(accept._replace(out_link=uplink), network)
-    if network.uplinks:
-        yield _from(drop, network)
-
-
-def _nat(network: NetworkPolicy, subnet: Subnet) -> Iterator[Rule]:
-    mark = MARK + network.name
-    # What goes to a network of ours keeps its source address, wherever it comes from.
-    yield Rule("RETURN", mark, destination=subnet)
-    yield _to(Rule("RETURN", mark), network)
-    if subnet.version in network.masquerade and not network.internal:
-        for uplink in network.uplinks or ("",):
-            yield Rule("MASQUERADE", mark, out_link=uplink, source=subnet)
-
-
-def _with_led_to(chains: dict[str, tuple[Rule, ...]], have: Chains) -> Chains:
-    """A rule that is kept, or the administrator's, may lead to more chains: they stay."""
-    names = list(chains)
-    for name in names:
-        for rule in chains[name]:
-            if _ours(rule.target) and rule.target not in chains:
-                chains[rule.target] = have.get(rule.target, ())
-                names.append(rule.target)
-    return chains
-
-
-def _phase(rule: Rule) -> int:
-    """Where in RUNCNET-FORWARD a network's rule belongs."""
-    among = (rule.in_link, rule.in_group) == (rule.out_link, rule.out_group)
-    if rule.replies or (among and (rule.in_link or rule.in_group)):
-        return 0
-    return 1 if rule.target == CROSS else 2
-
-
-def _owner(rule: Rule) -> str:
-    """The network that a rule in a chain of ours belongs to, or nothing."""
-    # A network may be called `host`: the host's own rules are told by their content.
-    if not rule.comment.startswith(MARK) or rule in (ASK_USER, BRIDGED, GUARD):
-        return ""
-    return rule.comment.removeprefix(MARK)
-
-
-def _standing(rules: Iterable[Rule], names: frozenset[str]) -> dict[str, tuple[Rule, ...]]:
-    """The rules that these networks have in a chain now."""
-    found: dict[str, list[Rule]] = {}
-    for rule in rules:
-        if _owner(rule) in names:
-            found.setdefault(_owner(rule), []).append(rule)
-    return {name: tuple(rules) for name, rules in found.items()}
-
-
-def networks_in(have: Chains) -> frozenset[str]:
-    """The networks that own rules in our chains of a table."""
-    ours = (rules for chain, rules in have.items() if _ours(chain) and chain != USER)
-    return frozenset(_owner(rule) for rules in ours for rule in rules) - {""}
-
-
-def guarded(have: Chains) -> bool:
-    """Whether the router guard stands in a filter table."""
-    return GUARD in have.get(FORWARD, ())
-
-
 # -- how to get there ---------------------------------------------------------------------------
 
 
@@ -239,41 +148,61 @@ def edits(want: Chains, have: Chains, *, table: str) -> list[Edit]:
     """The steps of one commit that turn `have` into `want`; none where nothing differs."""
     steps = [Edit("new", chain) for chain in want if chain not in have]
     for chain, rules in want.items():
-        if have.get(chain, ()) != rules:
-            if have.get(chain):
-                steps.append(Edit("flush", chain))
-            steps += [Edit("append", chain, rule) for rule in rules]
-    steps += _jump_edits(want, have, table)
+        steps += _rule_edits(chain, rules, have.get(chain, ()))
+    for base, jump in JUMPS[table].items():
+        steps += _jump_edits(base, jump, want, have)
     return steps + _removals(want, have, table)
 
 
-def _jump_edits(want: Chains, have: Chains, table: str) -> list[Edit]:
+def _rule_edits(chain: str, want: tuple[Rule, ...], have: tuple[Rule, ...]) -> list[Edit]:
+    """What lies between the first and the last difference is written anew."""
+    if want == have:
+        return []
+    if not have:
+        return [Edit("append", chain, rule) for rule in want]
+    head = 0
+    while head < min(len(want), len(have)) and want[head] == have[head]:
+        head += 1
+    tail = 0
+    while tail < min(len(want), len(have)) - head and want[-1 - tail] == have[-1 - tail]:
+        tail += 1
+    if head + tail == 0:
+        return [Edit("flush", chain), *(Edit("append", chain, rule) for rule in want)]
+    # From the bottom up, so that the numbers above stay true.
+    going = range(len(have) - tail, head, -1)
+    steps = [Edit("delete", chain, have[number - 1], number) for number in going]
+    coming = enumerate(want[head : len(want) - tail], head + 1)
+    if not tail:
+        return steps + [Edit("append", chain, rule) for _, rule in coming]
+    return steps + [Edit("insert", chain, rule, number) for number, rule in coming]
+
+
+def _jump_edits(base: str, jump: Rule, want: Chains, have: Chains) -> list[Edit]:
     """The jump stands once, and before everything but plain jumps to chains of other tools.
 
     Such tools (Docker, for one) put their own jumps at the top each time they start; to insist on
     the first place would be a race without end.
     """
-    base, top = BASE[table], TOP[table]
     rules = have.get(base, ())
-    places = [place for place, rule in enumerate(rules) if _ours(rule.target)]
-    if top in want and len(places) == 1 and rules[places[0]] == JUMPS[table]:
+    places = [place for place, rule in enumerate(rules) if is_ours(rule.target)]
+    if jump.target in want and len(places) == 1 and rules[places[0]] == jump:
         before = rules[: places[0]]
-        if all(r == Rule(r.target, r.comment) and r.target in have for r in before):
+        if all(r == Rule(r.target, r.comment, local=r.local) and r.target in have for r in before):
             return []
     # From the bottom up, so that the numbers above stay true.
     steps = [Edit("delete", base, rules[place], place + 1) for place in reversed(places)]
-    return [*steps, Edit("insert", base, JUMPS[table], 1)] if top in want else steps
+    return [*steps, Edit("insert", base, jump, 1)] if jump.target in want else steps
 
 
 def _removals(want: Chains, have: Chains, table: str) -> list[Edit]:
     """Chains of ours that are no longer wanted; the administrator's only where it is empty."""
-    gone = [c for c in have if _ours(c) and c not in want and not (c == USER and have[c])]
-    staying = [chain for chain in have if chain not in gone and (chain == USER or not _ours(chain))]
+    gone = [c for c in have if is_ours(c) and c not in want and not (c == USER and have[c])]
+    staying = [c for c in have if c not in gone and (c == USER or not is_ours(c))]
     held = {
         rule.target
         for chain in staying
         for rule in have[chain]
-        if not (chain == BASE[table] and _ours(rule.target))
+        if not (chain in JUMPS[table] and is_ours(rule.target))
     }
     # Emptied first: they may jump to one another. One that a foreign rule jumps to cannot go.
     steps = [Edit("flush", chain) for chain in gone if have[chain]]
@@ -293,13 +222,18 @@ def differences(want: Chains, have: Chains, *, version: int, table: str) -> list
         if chain in touched:
             text = _difference(rules, have[chain]) if chain in have else "missing"
             lines.append(f"chain {chain} {where}: {text}")
-    base = BASE[table]
-    if base in touched:
-        stands = sum(_ours(rule.target) for rule in have.get(base, ()))
+    for base, jump in JUMPS[table].items():
+        if base not in touched:
+            continue
+        stands = sum(is_ours(rule.target) for rule in have.get(base, ()))
         verdict = "missing" if not stands else "out of place" if stands == 1 else "repeated"
-        text = verdict if TOP[table] in want else "no longer wanted"
+        text = verdict if jump.target in want else "no longer wanted"
         lines.append(f"jump from {base} {where}: {text}")
-    gone = [chain for chain in have if chain in touched and chain not in want and chain != base]
+    gone = [
+        chain
+        for chain in have
+        if chain in touched and chain not in want and chain not in JUMPS[table]
+    ]
     return lines + [f"chain {chain} {where}: no longer wanted" for chain in gone]
 
 

@@ -170,7 +170,7 @@ class Kernel(Removals):
             mtu=endpoint.mtu,
             master=0 if endpoint.group else self._indexes[endpoint.bridge],
             alias=endpoint.alias,
-            isolated=endpoint.isolated,
+            port=endpoint.port,
             peer_name=endpoint.name,
             peer_index=peer_index,
             peer_mac=endpoint.mac,

@@ -76,7 +76,7 @@ class Batch:
         priority: int = 0,
         set_: int = 0,
         gen_mode: int = 0,
-        isolated: bool = False,
+        port: int = 0,
         mac: bytes = b"",
         peer_mac: bytes = b"",
         protocol: int = 0,
@@ -92,7 +92,7 @@ class Batch:
         self._kinds.append(action)
         self._steps += STEP.pack(
             kind, inside, family, prefix, remove, scope, bool(via), bool(source), index, other, mtu,
-            table, priority, set_, gen_mode, isolated, mac, peer_mac, protocol, address, via, source,
+            table, priority, set_, gen_mode, port, mac, peer_mac, protocol, address, via, source,
             _name(link_name), _name(name), _text(text),
         )  # fmt: skip
 
@@ -105,7 +105,7 @@ class Batch:
         mtu: int,
         master: int,
         alias: str,
-        isolated: bool,
+        port: int,
         peer_name: str,
         peer_index: int,
         peer_mac: bytes,
@@ -114,13 +114,13 @@ class Batch:
     ) -> None:
         """A veth pair: the host's end numbered `index` and up, the other placed in the namespace.
 
-        `master` 0: no bridge; `peer_index` 0: the kernel numbers the inner end; `group`: the host
-        end's device group (0: the default one); `ipv6`: whether the link has IPv6, which then gives
-        it no address by itself.
+        `master` 0: no bridge; `port`: how it treats the host's end (model.py); `peer_index` 0: the
+        kernel numbers the inner end; `group`: the host end's device group (0: the default one);
+        `ipv6`: whether the link has IPv6, which then gives it no address by itself.
         """
         self._add(
             ("add veth {} in the host", name), lib.RCN_VETH, link=index, link_name=name, mac=mac,
-            mtu=mtu, other=master, text=alias.encode(), isolated=isolated, gen_mode=int(ipv6),
+            mtu=mtu, other=master, text=alias.encode(), port=port, gen_mode=int(ipv6),
             name=peer_name, priority=peer_index, peer_mac=peer_mac, table=group,
         )  # fmt: skip
 
@@ -140,7 +140,7 @@ class Batch:
         up: bool | None = None,
         alias: str | None = None,
         gen_mode: int | None = None,
-        isolated: bool | None = None,
+        port: int | None = None,
         group: int | None = None,
         flush: bool = False,
     ) -> None:
@@ -157,14 +157,14 @@ class Batch:
             | (lib.RCN_SET_UP if up else lib.RCN_SET_DOWN if up is not None else 0)
             | (lib.RCN_SET_ALIAS if alias is not None else 0)
             | (lib.RCN_SET_GEN_MODE if gen_mode is not None else 0)
-            | (lib.RCN_SET_ISOLATED if isolated is not None else 0)
+            | (lib.RCN_SET_PORT if port is not None else 0)
             | (lib.RCN_SET_GROUP if group is not None else 0)
             | (lib.RCN_SET_FLUSH if flush else 0)
         )
         self._add(
             ("set link {}", link), lib.RCN_LINK, inside=inside, link=link, set_=chosen,
             name=name or "", mac=mac or b"", mtu=mtu or 0, other=master or 0,
-            text=(alias or "").encode(), gen_mode=gen_mode or 0, isolated=bool(isolated), table=group or 0,
+            text=(alias or "").encode(), gen_mode=gen_mode or 0, port=port or 0, table=group or 0,
         )  # fmt: skip
 
     def delete_link(self, link: int | str, *, inside: bool) -> None:

@@ -92,27 +92,47 @@ def hold(run_dir: str, state_dir: str, *, timeout_s: float) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def daemon_lock(run_dir: str, timeout_s: float) -> Iterator[None]:
-    """Say for as long as this is held that a daemon serves `run_dir`.
+class DaemonLock:
+    """Says for as long as it is held that a daemon serves `run_dir`.
 
     Raises LockedError, naming its pid, where another one still does after `timeout_s` seconds.
     """
 
-    def refusal(_: str, holder: str) -> str:
-        who = f" ({holder})" if holder else ""
-        return f"a daemon{who} serves {run_dir} already (stop it, or give another --run-dir)"
+    def __init__(self, run_dir: str, timeout_s: float) -> None:
+        self._run_dir = run_dir
+        self._path = os.path.join(run_dir, DAEMON_FILE)
+        self._fd = self._taken(timeout_s)
 
-    own_directory(run_dir, 0o755)
-    deadline = time.monotonic() + max(timeout_s, GLANCE_S)
-    fd = _take(os.path.join(run_dir, DAEMON_FILE), deadline, refusal)
-    try:
+    def _taken(self, timeout_s: float) -> int:
+        def refusal(_: str, holder: str) -> str:
+            who = f" ({holder})" if holder else ""
+            return (
+                f"a daemon{who} serves {self._run_dir} already (stop it, or give another --run-dir)"
+            )
+
+        own_directory(self._run_dir, 0o755)
+        fd = _take(self._path, time.monotonic() + max(timeout_s, GLANCE_S), refusal)
         _sign(fd)
-        yield
-    finally:
+        return fd
+
+    def renew(self) -> None:
+        """Take it anew where somebody has removed the run dir. Raises LockedError as above."""
+        try:
+            there = os.stat(self._path)
+            here = os.fstat(self._fd)
+            if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+                return
+        except FileNotFoundError:
+            pass
+        fd = self._taken(0.0)
+        os.close(self._fd)
+        self._fd = fd
+
+    def close(self) -> None:
+        """Let go."""
         # Who looks between the next daemon's lock and its signature must not read ours.
-        os.ftruncate(fd, 0)
-        os.close(fd)
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
 
 
 def serving(run_dir: str) -> Serving | None:

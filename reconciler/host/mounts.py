@@ -19,7 +19,7 @@ class Mounts:
     def __init__(self, netns_dir: str) -> None:
         self._lead = os.path.realpath(netns_dir).encode() + b"/"
         self._fd = os.open(TABLE, os.O_RDONLY | os.O_CLOEXEC)
-        self.files = self._read()
+        self._known = self._read()
 
     def fileno(self) -> int:
         """For poll(2)."""
@@ -34,23 +34,23 @@ class Mounts:
     def changed(self) -> frozenset[str]:
         """The files on which something was mounted, or from which it went, since the last call."""
         now = self._read()
-        different = now ^ self.files
-        self.files = now
-        return different
+        before, self._known = self._known, now
+        return frozenset(name for name, _ in now ^ before)
 
-    def _read(self) -> frozenset[str]:
+    def _read(self) -> frozenset[tuple[str, bytes]]:
+        """Each file, and which mount of which namespace is on it: one may have taken another's place."""
         os.lseek(self._fd, 0, os.SEEK_SET)
         parts = []
         while part := os.read(self._fd, 1 << 20):
             parts.append(part)
         lead, found = self._lead, []
         for line in b"".join(parts).split(b"\n"):
-            # 36 35 98:0 /mnt1 /mnt2 ...: the fifth word is where it is mounted
+            # 36 35 0:4 net:[4026532345] /run/netns/web rw ...: the fifth word is where it is mounted
             if b" - nsfs " in line:
-                place = line.split(b" ", 5)[4]
+                number, _, _, space, place, _ = line.split(b" ", 5)
                 if place.startswith(lead):
                     name = ESCAPED.sub(lambda m: bytes([int(m[1], 8)]), place[len(lead) :])
-                    found.append(name.decode("utf-8", "surrogateescape"))
+                    found.append((name.decode("utf-8", "surrogateescape"), number + space))
         return frozenset(found)
 
     def close(self) -> None:

@@ -192,9 +192,9 @@ def _values(heap: bytes, at: int, count: int) -> tuple[str | None, ...]:
 def _links(raw: bytes, heap: bytes) -> list[Link]:
     return [
         Link(index, _text(name), _text(kind), mac, mtu, flags, master, peer, nsid, gen_mode,
-             bool(isolated), heap[alias : alias + size].decode("utf-8", "replace") if size else "",
+             port, heap[alias : alias + size].decode("utf-8", "replace") if size else "",
              group, accept_ra, digest)
-        for index, flags, mtu, master, peer, nsid, group, gen_mode, accept_ra, isolated, mac, name, kind,
+        for index, flags, mtu, master, peer, nsid, group, gen_mode, accept_ra, port, mac, name, kind,
             alias, size, digest in LINK.iter_unpack(raw)
     ]  # fmt: skip
 

@@ -36,8 +36,8 @@ def set_link(batch: Batch, op: ops.SetLink, master: int | None, *, ipv6: bool) -
         batch.link(index, inside=inside, master=master)
     if op.group is not None:
         batch.link(index, inside=inside, group=op.group)
-    if op.isolated is not None:
-        batch.link(index, inside=inside, isolated=op.isolated)
+    if op.port is not None:
+        batch.link(index, inside=inside, port=op.port)
     if op.flush:
         batch.link(index, inside=inside, flush=True)
     if op.alias is not None:

@@ -47,7 +47,7 @@ class Room:
 def new_link(index: int, name: str, **more: object) -> Link:
     values: dict[str, object] = {
         "index": index, "name": name, "kind": "", "mac": b"", "mtu": 1500, "flags": UP, "master": 0,
-        "peer": 0, "peer_nsid": -1, "gen_mode": 1, "isolated": False, "alias": "",
+        "peer": 0, "peer_nsid": -1, "gen_mode": 1, "port": 0, "alias": "",
     }  # fmt: skip
     return Link(**{**values, **more})  # type: ignore[arg-type]
 
@@ -231,7 +231,7 @@ class Kernel:
         assert e.host_name not in {x.name for x in self.host.links.values()}, "EEXIST"
         self.host.links[host] = new_link(
             host, e.host_name, kind="veth", mac=e.host_mac, mtu=e.mtu, peer=inner, alias=e.alias,
-            master=self.host.index(e.bridge) if e.bridge else 0, isolated=e.isolated,
+            master=self.host.index(e.bridge) if e.bridge else 0, port=e.port,
             group=e.group, peer_nsid=room.cookie,
         )  # fmt: skip
         room.links[inner] = new_link(inner, e.name, kind="veth", mac=e.mac, mtu=e.mtu, peer=host)
@@ -271,7 +271,7 @@ class Kernel:
             ]
         if op.name is not None or op.mac is not None:
             room.neighbours = [n for n in room.neighbours if n.index != op.index]
-        for key in ("mac", "mtu", "alias", "isolated", "group"):
+        for key in ("mac", "mtu", "alias", "port", "group"):
             if getattr(op, key) is not None:
                 changes[key] = getattr(op, key)
         if op.master is not None:

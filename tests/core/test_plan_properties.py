@@ -85,7 +85,7 @@ def drift(kernel: Kernel, dice: random.Random) -> None:
     elif change == 2 and link.index != 1:
         room.links[link.index] = link._replace(mac=b"\2\0\0\0\0\7")
     elif change == 3 and link.kind == "veth" and link.master:
-        room.links[link.index] = link._replace(master=0, isolated=not link.isolated)
+        room.links[link.index] = link._replace(master=0, port=link.port ^ 1)
     elif change == 4 and room.addresses:
         room.addresses.remove(dice.choice(room.addresses))
     elif change == 5 and link.index != 1:

@@ -1,14 +1,16 @@
 """The policy as chains: what a packet meets, and how any state of the tables is mended."""
 
 import itertools
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core import xtables
-from reconciler.core.model import parse_subnet
-from reconciler.core.policy import NetworkPolicy, Policy
+from reconciler.core.chains import networks_in, ports_in, wanted
+from reconciler.core.model import Address, HostPort, parse_address, parse_subnet
+from reconciler.core.policy import NetworkPolicy, Policy, Publication
 from reconciler.core.xtables import Edit, Rule
 
 SUBNETS = {
@@ -16,6 +18,10 @@ SUBNETS = {
     for i, name in enumerate(["alpha", "beta", "gamma", "host"])
 }
 LINKS = [*(f"{name}0" for name in SUBNETS), "eth0", "eth1"]
+JUMP = xtables.JUMPS["filter"]["FORWARD"]
+FAR = {4: (parse_address("10.2.7.7"), parse_address("198.51.100.1")),
+       6: (parse_address("fd02::77"), parse_address("2001:db8::1"))}  # fmt: skip
+DENIED = (parse_subnet("10.2.0.0/16"), parse_subnet("198.51.100.0/24"), parse_subnet("fd02::/64"))
 
 
 def network(name: str, /, **changes: object) -> NetworkPolicy:
@@ -45,6 +51,25 @@ def networks(draw: st.DrawFn) -> NetworkPolicy:
         inbound=draw(st.sampled_from(["established", "open"])),
         internal=draw(st.booleans()),
         isolate_members=draw(st.booleans()),
+        allow=tuple(draw(st.lists(st.sampled_from(sorted(SUBNETS)), max_size=2, unique=True))),
+        denied=tuple(draw(st.lists(st.sampled_from(DENIED), max_size=2, unique=True))),
+        host_access=draw(st.sampled_from([True, False, (), (HostPort("udp", 53, 53),)])),
+    )
+
+
+def published(name: str, container: str, port: int, version: int = 4) -> Publication:
+    """A port of a container of that network, on every address of the host."""
+    subnet = next(s for s in SUBNETS[name] if s.version == version)
+    return Publication(
+        network=name,
+        container=container,
+        version=version,
+        protocol="tcp",
+        host_ip=None,
+        host_port=port,
+        count=1,
+        target=Address(version, subnet.value + 7),
+        target_port=80,
     )
 
 
@@ -53,7 +78,16 @@ def policies(draw: st.DrawFn) -> Policy:
     """Any policy; networks that are kept are not among the declared."""
     drawn = draw(st.lists(networks(), max_size=4, unique_by=lambda n: n.name))
     kept = draw(st.frozensets(st.sampled_from(sorted(SUBNETS))))
+    open_ = draw(st.lists(st.sampled_from(drawn), unique_by=lambda n: n.name)) if drawn else []
+    ports = [
+        published(n.name, "web", 8000 + i, s.version)
+        for i, n in enumerate(open_)
+        if not n.internal
+        for s in n.subnets
+    ]
     return Policy(
+        publications=tuple(sorted(ports, key=lambda p: p.rank)),
+        kept_ports=draw(st.frozensets(st.sampled_from(["alpha/old", "beta/old"]))),
         networks=tuple(sorted(drawn, key=lambda n: n.name)),
         guards=tuple(draw(st.lists(st.sampled_from([4, 6]), unique=True))),
         kept=kept - {n.name for n in drawn},
@@ -65,7 +99,9 @@ def rules(targets: list[str]) -> st.SearchStrategy[Rule]:
     return st.builds(
         Rule,
         target=st.sampled_from(targets),
-        comment=st.sampled_from(["", "theirs", "runcnet:host", "runcnet:alpha", "runcnet:beta"]),
+        comment=st.sampled_from(
+            ["", "theirs", "runcnet:host", "runcnet:alpha", "runcnet:beta", "runcnet:alpha/old"]
+        ),
         in_link=st.sampled_from(["", *LINKS]),
         out_link=st.sampled_from(["", *LINKS]),
         replies=st.booleans(),
@@ -77,16 +113,24 @@ def rules(targets: list[str]) -> st.SearchStrategy[Rule]:
 def tables(draw: st.DrawFn, table: str) -> dict[str, tuple[Rule, ...]]:
     """A table in any state: chains of ours half made, doubled jumps, chains of others."""
     ours = {
-        "filter": ["RUNCNET-FORWARD", "RUNCNET-CROSS", "RUNCNET-USER", "RUNCNET-OLD"],
-        "nat": ["RUNCNET-POSTROUTING", "RUNCNET-USER"],
+        "filter": [
+            "RUNCNET-FORWARD",
+            "RUNCNET-INPUT",
+            "RUNCNET-CROSS",
+            "RUNCNET-USER",
+            "RUNCNET-OLD",
+        ],
+        "nat": ["RUNCNET-PORTS", "RUNCNET-POSTROUTING", "RUNCNET-USER"],
+        "raw": ["RUNCNET-PREROUTING", "RUNCNET-USER"],
     }
+    bases = xtables.JUMPS[table]
     names = draw(st.lists(st.sampled_from([*ours[table], "DOCKER-USER", "THEIRS"]), unique=True))
     chains = {}
-    for name in [xtables.BASE[table], "INPUT", *names]:
+    for name in [*bases, "SOME", *names]:
         # A chain cannot jump to itself or in a circle: only to those after it.
         later = names if name not in names else names[names.index(name) + 1 :]
         if not name.startswith("RUNCNET-"):
-            later = [n for n in later if name == xtables.BASE[table] or n == "RUNCNET-USER"]
+            later = [n for n in later if name in bases or n == "RUNCNET-USER"]
         drawn = rules([*later, "ACCEPT", "DROP", "RETURN", *["MASQUERADE"] * (table == "nat")])
         chains[name] = tuple(draw(st.lists(drawn, max_size=4)))
     return chains
@@ -119,47 +163,58 @@ def applied(have: xtables.Chains, steps: list[Edit]) -> dict[str, list[Rule]]:
     return chains
 
 
-@pytest.mark.parametrize("table", ["filter", "nat"])
+@pytest.mark.parametrize("table", xtables.JUMPS)
 @settings(max_examples=80)
 @given(data=st.data(), policy=policies(), version=st.sampled_from([4, 6]), bridged=st.booleans())
 def test_any_state_is_mended_in_one_commit_and_what_is_foreign_stays(
     table: str, data: st.DataObject, policy: Policy, version: int, bridged: bool
 ) -> None:
     have = data.draw(tables(table))
-    want = xtables.wanted(policy, version=version, table=table, have=have, bridged=bridged)
+    want = wanted(policy, version=version, table=table, have=have, bridged=bridged)
     steps = xtables.edits(want, have, table=table)
     after = applied(have, steps)
     settled = {name: tuple(found) for name, found in after.items()}
 
-    base = xtables.BASE[table]
-    assert (
-        xtables.wanted(policy, version=version, table=table, have=settled, bridged=bridged) == want
-    )
+    bases = xtables.JUMPS[table]
+    assert wanted(policy, version=version, table=table, have=settled, bridged=bridged) == want
     assert xtables.edits(want, settled, table=table) == []
     assert xtables.differences(want, settled, version=version, table=table) == []
     assert bool(steps) == bool(xtables.differences(want, have, version=version, table=table))
     assert {name: settled[name] for name in want} == dict(want)
     for name, found in have.items():
-        if name == base:
+        if name in bases:
             theirs = [r for r in found if not r.target.startswith("RUNCNET-")]
-            assert [r for r in after[base] if not r.target.startswith("RUNCNET-")] == theirs
+            assert [r for r in after[name] if not r.target.startswith("RUNCNET-")] == theirs
         elif not name.startswith("RUNCNET-"):
             assert settled[name] == found
     if have.get("RUNCNET-USER"):
         assert settled["RUNCNET-USER"] == have["RUNCNET-USER"]
-    jumps = [r for r in after[base] if r.target.startswith("RUNCNET-")]
-    assert jumps == ([xtables.JUMPS[table]] if xtables.TOP[table] in want else [])
+    for base, jump in bases.items():
+        jumps = [r for r in after[base] if r.target.startswith("RUNCNET-")]
+        assert jumps == ([jump] if jump.target in want else [])
 
 
-def verdict(chains: xtables.Chains, start: str, source: str, to: str, *, reply: bool) -> str:
-    """What happens to a routed packet: the rules read as the kernel reads them."""
+class Packet(NamedTuple):
+    """A packet that is routed through the host; of a first one nothing is known yet."""
+
+    source: str
+    to: str
+    destination: Address
+    reply: bool = False
+    translated: bool = False
+
+
+def verdict(chains: xtables.Chains, start: str, packet: Packet) -> str:
+    """What happens to it: the rules read as the kernel reads them."""
     for rule in chains[start]:
-        met = rule.in_link in ("", source) and rule.out_link in ("", to)
-        if not met or rule.bridged or (rule.replies and not reply):
+        met = rule.in_link in ("", packet.source) and rule.out_link in ("", packet.to)
+        met = met and (rule.destination is None or rule.destination.holds(packet.destination))
+        met = met and (packet.translated or not rule.translated)
+        if not met or rule.bridged or (rule.replies and not packet.reply):
             continue
         result = rule.target
         if result in chains:
-            result = verdict(chains, result, source, to, reply=reply)
+            result = verdict(chains, result, packet)
         if result in ("ACCEPT", "DROP"):
             return result
         if result == "RETURN" and rule.target == "RETURN":
@@ -167,35 +222,86 @@ def verdict(chains: xtables.Chains, start: str, source: str, to: str, *, reply: 
     return "RETURN"
 
 
-def promised(policy: Policy, version: int, source: str, to: str, *, reply: bool) -> str:
+def promised(policy: Policy, version: int, packet: Packet) -> str:
     """What the declaration promises, said without chains."""
+    source, to, destination, reply, translated = packet
     present = [n for n in policy.networks if any(s.version == version for s in n.subnets)]
     by_link = {n.link: n for n in present}
     from_, into = by_link.get(source), by_link.get(to)
-    if into and reply and not into.internal:
+    open_ = {p.network for p in policy.publications} | {k.split("/")[0] for k in policy.kept_ports}
+    if from_ and from_.internal:
+        return "ACCEPT" if from_ is into and not into.isolate_members else "DROP"
+    if into and into.internal:
+        return "DROP"
+    if reply and (into or (from_ and from_.name in open_)):
         return "ACCEPT"
     if from_ and from_ is into:
         return "DROP" if into.isolate_members else "ACCEPT"
-    if from_ and into:
+    if from_ and any(s.holds(destination) for s in from_.denied):
         return "DROP"
+    if from_ and into:
+        wanted_ = from_.name in into.allow or (translated and into.name in open_)
+        return "ACCEPT" if wanted_ else "DROP"
     if into:
         entrance = not into.uplinks or source in into.uplinks
-        opened = into.inbound == "open" and not into.internal and entrance
-        return "ACCEPT" if opened else "DROP"
+        opened = into.inbound == "open" and entrance
+        return "ACCEPT" if opened or (translated and into.name in open_) else "DROP"
     if from_:
-        exit_ = not from_.uplinks or to in from_.uplinks
-        return "ACCEPT" if exit_ and not from_.internal else "DROP"
+        return "ACCEPT" if not from_.uplinks or to in from_.uplinks else "DROP"
     return "DROP" if version in policy.guards else "RETURN"
 
 
-@settings(max_examples=80)
+@settings(max_examples=150)
 @given(policy=policies(), version=st.sampled_from([4, 6]), bridged=st.booleans())
 def test_a_packet_meets_what_was_declared(policy: Policy, version: int, bridged: bool) -> None:
-    chains = xtables.wanted(policy, version=version, table="filter", have={}, bridged=bridged)
-    for source, to, reply in itertools.product(LINKS, LINKS, [False, True]):
-        top = "RUNCNET-FORWARD"
-        found = verdict(chains, top, source, to, reply=reply) if chains else "RETURN"
-        assert found == promised(policy, version, source, to, reply=reply), (source, to, reply)
+    chains = wanted(policy, version=version, table="filter", have={}, bridged=bridged)
+    either = [False, True]
+    for packet in map(Packet, *zip(*itertools.product(LINKS, LINKS, FAR[version], either, either),
+                                   strict=True)):  # fmt: skip
+        found = verdict(chains, "RUNCNET-FORWARD", packet) if chains else "RETURN"
+        assert found == promised(policy, version, packet), packet
+
+
+def test_the_loopback_is_closed_to_others_as_long_as_a_port_leads_out_of_it() -> None:
+    closed = Rule("DROP", "runcnet:host", not_in_link="lo", destination=parse_subnet("127.0.0.0/8"))
+    policy = Policy(networks=(network("alpha"),), publications=(published("alpha", "web", 80),))
+    have = wanted(policy, version=4, table="raw", have={}, bridged=False)
+    assert have == {"RUNCNET-PREROUTING": (closed,)}
+    assert wanted(policy, version=6, table="raw", have={}, bridged=False) == {}
+    kept = Policy(networks=policy.networks, kept_ports=frozenset({"alpha/web"}))
+    assert wanted(kept, version=4, table="raw", have=have, bridged=False) == have
+    assert wanted(Policy(), version=4, table="raw", have=have, bridged=False) == {}
+
+
+def test_ports_that_are_kept_stay_and_new_ones_come_beside_them() -> None:
+    policy = Policy(networks=(network("alpha"),), publications=(published("alpha", "web", 80),))
+    have = wanted(policy, version=4, table="nat", have={}, bridged=False)
+    new = published("alpha", "db", 81)
+    kept = Policy(
+        networks=policy.networks, publications=(new,), kept_ports=frozenset({"alpha/web"})
+    )
+    after = wanted(kept, version=4, table="nat", have=have, bridged=False)
+    assert ports_in(after, 4) == {
+        "alpha/web": (policy.publications[0].lead,),
+        "alpha/db": (new.lead,),
+    }
+    assert after["RUNCNET-POSTROUTING"] == have["RUNCNET-POSTROUTING"]
+    filtered = wanted(policy, version=4, table="filter", have={}, bridged=False)
+    assert wanted(kept, version=4, table="filter", have=filtered, bridged=False) == filtered
+
+
+def test_one_port_among_thousands_is_one_rule() -> None:
+    def chains(count: int) -> xtables.Chains:
+        whole = [published("alpha", f"w-{i:04}", 1000 + i) for i in range(2000)]
+        ports = tuple(p for i, p in enumerate(whole) if count == 2000 or i != 1000)
+        policy = Policy(networks=(network("alpha"),), publications=ports)
+        jumps = {base: (jump,) for base, jump in xtables.JUMPS["nat"].items()}
+        return {**jumps, **wanted(policy, version=4, table="nat", have={}, bridged=False)}
+
+    steps = xtables.edits(chains(2000), chains(1999), table="nat")
+    assert [(step.verb, step.chain) for step in steps] == [("insert", "RUNCNET-PORTS")]
+    steps = xtables.edits(chains(1999), chains(2000), table="nat")
+    assert [(step.verb, step.chain) for step in steps] == [("delete", "RUNCNET-PORTS")]
 
 
 def test_rules_grow_with_networks_and_not_with_pairs() -> None:
@@ -205,8 +311,8 @@ def test_rules_grow_with_networks_and_not_with_pairs() -> None:
         )
         return sum(
             len(found)
-            for table in xtables.BASE
-            for found in xtables.wanted(
+            for table in xtables.JUMPS
+            for found in wanted(
                 Policy(networks=many), version=4, table=table, have={}, bridged=False
             ).values()
         )
@@ -216,38 +322,38 @@ def test_rules_grow_with_networks_and_not_with_pairs() -> None:
 
 def test_kept_rules_stay_among_the_others_in_their_phase() -> None:
     both = Policy(networks=(network("alpha"), network("beta", inbound="open")), guards=(4,))
-    have = xtables.wanted(both, version=4, table="filter", have={}, bridged=True)
+    have = wanted(both, version=4, table="filter", have={}, bridged=True)
     kept = Policy(
         networks=(network("beta", inbound="open"),), guards=(4,), kept=frozenset({"alpha"})
     )
-    assert xtables.wanted(kept, version=4, table="filter", have=have, bridged=True) == have
-    nat = xtables.wanted(both, version=4, table="nat", have={}, bridged=True)
-    assert xtables.wanted(kept, version=4, table="nat", have=nat, bridged=True) == nat
+    assert wanted(kept, version=4, table="filter", have=have, bridged=True) == have
+    nat = wanted(both, version=4, table="nat", have={}, bridged=True)
+    assert wanted(kept, version=4, table="nat", have=nat, bridged=True) == nat
 
 
 def test_a_network_named_host_is_told_from_the_host() -> None:
     policy = Policy(networks=(network("host"),), guards=(4,))
-    have = xtables.wanted(policy, version=4, table="filter", have={}, bridged=True)
-    assert xtables.networks_in(have) == {"host"}
+    have = wanted(policy, version=4, table="filter", have={}, bridged=True)
+    assert networks_in(have) == {"host"}
     kept = Policy(guards=(4,), kept=frozenset({"host"}))
-    assert xtables.wanted(kept, version=4, table="filter", have=have, bridged=True) == have
+    assert wanted(kept, version=4, table="filter", have=have, bridged=True) == have
 
 
 def test_an_empty_policy_asks_for_no_chain() -> None:
-    for table in xtables.BASE:
-        assert xtables.wanted(Policy(), version=4, table=table, have={}, bridged=True) == {}
+    for table in xtables.JUMPS:
+        assert wanted(Policy(), version=4, table=table, have={}, bridged=True) == {}
 
 
 def test_a_network_without_a_subnet_of_a_version_has_no_rules_there() -> None:
     policy = Policy(networks=(network("alpha", subnets=SUBNETS["alpha"][:1]),))
-    assert xtables.wanted(policy, version=6, table="filter", have={}, bridged=True) == {}
-    assert xtables.wanted(policy, version=6, table="nat", have={}, bridged=True) == {}
+    assert wanted(policy, version=6, table="filter", have={}, bridged=True) == {}
+    assert wanted(policy, version=6, table="nat", have={}, bridged=True) == {}
 
 
 def test_jumps_of_other_tools_may_stand_before_ours_but_nothing_else() -> None:
     policy = Policy(networks=(network("alpha"),))
-    want = dict(xtables.wanted(policy, version=4, table="filter", have={}, bridged=False))
-    jump = xtables.JUMPS["filter"]
+    want = dict(wanted(policy, version=4, table="filter", have={}, bridged=False))
+    jump = JUMP
     docker = Rule("DOCKER-USER")
     fine = {**want, "DOCKER-USER": (), "FORWARD": (docker, jump, Rule("ACCEPT"))}
     assert xtables.edits(want, fine, table="filter") == []
@@ -259,13 +365,13 @@ def test_jumps_of_other_tools_may_stand_before_ours_but_nothing_else() -> None:
 
 def test_differences_are_readable() -> None:
     policy = Policy(networks=(network("alpha"),))
-    want = dict(xtables.wanted(policy, version=4, table="filter", have={}, bridged=False))
+    want = dict(wanted(policy, version=4, table="filter", have={}, bridged=False))
     first, *rest = want["RUNCNET-FORWARD"]
     have = {
         **want,
         "RUNCNET-FORWARD": (*rest, first),
         "RUNCNET-CROSS": (Rule("ACCEPT"),),
-        "FORWARD": (xtables.JUMPS["filter"],) * 2,
+        "FORWARD": (JUMP,) * 2,
         "RUNCNET-OLD": (),
     }
     assert xtables.differences(want, have, version=4, table="filter") == [
@@ -280,8 +386,8 @@ def test_commands_say_the_same_as_the_edits() -> None:
     steps = [
         Edit("new", "RUNCNET-FORWARD"),
         Edit("append", "RUNCNET-FORWARD", Rule("ACCEPT", "runcnet:a", out_link="a0", replies=True)),
-        Edit("insert", "FORWARD", xtables.JUMPS["filter"], 1),
-        Edit("delete", "FORWARD", xtables.JUMPS["filter"], 3),
+        Edit("insert", "FORWARD", JUMP, 1),
+        Edit("delete", "FORWARD", JUMP, 3),
         Edit("remove", "RUNCNET-OLD"),
     ]
     lead = "ip6tables-legacy -w -t filter"

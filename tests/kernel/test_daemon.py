@@ -6,13 +6,15 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.host import PrivateHost, RunningDaemon, wait_for
+from tests.support import need
+from tests.support.host import ENTRY, ROOT, PrivateHost, RunningDaemon, page, wait_for
 
 NETS = "networks: {runc0: {subnets: 10.1.0.0/16}, far: {type: routed, subnets: 10.2.0.0/16}}\n"
 BASE = NETS + (
@@ -28,10 +30,9 @@ def stands(host: PrivateHost, name: str) -> bool:
 
 def passes(host: PrivateHost) -> int:
     """How many passes a daemon with `--metrics` has made."""
-    page = host.run("curl", "-s", "--unix-socket", str(host.dir / "m.sock"), "http://x/metrics").out
     counts = [
         float(line.split()[-1])
-        for line in page.splitlines()
+        for line in page(host.dir / "m.sock").splitlines()
         if line.startswith("runcnet_passes_total{")
     ]
     return int(sum(counts))
@@ -69,6 +70,8 @@ SAVES = {
 
 @pytest.mark.parametrize("way", SAVES)
 def test_each_way_of_saving_is_heard(bare: PrivateHost, way: str) -> None:
+    if way == "vim":
+        need.program("vim")
     bare.write("a.yaml", BASE)
     with bare.daemon("--resync", "3600", "--metrics", str(bare.dir / "m.sock")) as daemon:
         (bare.config / "src").write_text(EXTRA)
@@ -386,6 +389,21 @@ def test_a_stop_is_quick_and_a_restart_touches_nothing(bare: PrivateHost) -> Non
     assert bare.sh("ip -o link; ip -o addr; ip route").out == before
 
 
+def test_a_firewall_that_another_program_works_on_holds_nothing_up(bare: PrivateHost) -> None:
+    bare.firewall = "iptables"
+    bare.write("a.yaml", BASE)
+    with bare.daemon("--resync", "3600") as daemon:
+        bare.sh("iptables-legacy -t nat -F RUNCNET-POSTROUTING")
+        holder = bare.start("sh", "-c", "exec flock /run/xtables.lock sh -c 'echo held; exec cat'")
+        assert holder.stdout and holder.stdout.readline() == "held\n"
+        daemon.child.send_signal(signal.SIGHUP)
+        daemon.says("another program held it")
+        bare.sh("ip -n a link set eth0 down")
+        wait_for(_up(bare, "eth0", "a"), 5.0)
+        daemon.child.send_signal(signal.SIGHUP)
+        assert daemon.stop(2.5) == 0
+
+
 def test_a_second_daemon_says_who_serves(bare: PrivateHost) -> None:
     bare.write("a.yaml", BASE)
     with bare.daemon() as daemon:
@@ -394,6 +412,60 @@ def test_a_second_daemon_says_who_serves(bare: PrivateHost) -> None:
             "--lock-timeout", "0.2", check=False,
         )  # fmt: skip
         assert second.code == 4 and f"pid {daemon.child.pid}" in second.err
+
+
+def test_a_run_dir_that_is_removed_lets_no_second_one_in(bare: PrivateHost) -> None:
+    bare.write("a.yaml", BASE)
+    with bare.daemon("--resync", "3600") as daemon:
+        bare.sh("rm -r /run/runcnet; ip -n a link set eth0 down")
+        wait_for(_up(bare, "eth0", "a"), what=daemon.log)
+        second = bare.run(
+            *bare.command("runcnet-reconcile", "--private-mounts", *bare.options),
+            "--lock-timeout", "0.2", check=False,
+        )  # fmt: skip
+        assert second.code == 4 and f"pid {daemon.child.pid}" in second.err
+        quiet(bare)
+
+
+def test_what_breaks_a_turn_ends_no_daemon(bare: PrivateHost) -> None:
+    bare.write("a.yaml", BASE)
+    log = bare.dir / "own.log"
+    break_it = (
+        "import sqlite3; from reconciler.keeper import Keeper; whole = Keeper.read_again\n"
+        "def once(self, files):\n"
+        "    Keeper.read_again = whole\n"
+        "    raise sqlite3.OperationalError('disk I/O error')\n"
+        "Keeper.read_again = once\n"
+    )
+    words = ["--private-mounts", "--resync", "3600", *bare.options]
+    with log.open("w") as file:
+        child = subprocess.Popen(
+            bare.enter(sys.executable, "-c", break_it + ENTRY, "runcnet-reconcile", *words),
+            stdout=file, stderr=file, cwd=ROOT,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: "watching" in log.read_text(), 30.0)
+        bare.write("z.yaml", EXTRA)
+        wait_for(lambda: stands(bare, "extra"), 20.0, log.read_text())
+        assert log.read_text().count("disk I/O error") == 1
+        child.terminate()
+        assert child.wait(10) == 0
+    finally:
+        child.kill()
+        child.wait(10)
+
+
+def test_looks_at_everything_take_their_small_part_of_the_time_from_the_first_on(
+    bare: PrivateHost,
+) -> None:
+    bare.write("a.yaml", "networks: {far: {type: routed, subnets: 10.2.0.0/16}}\n")
+    bare.write("b.yaml", "containers: {many: {replicas: 150, interfaces: far}}\n")
+    bare.reconcile()
+    with bare.daemon("--resync", "0.1", "--metrics", str(bare.dir / "m.sock")):
+        begun = time.time()
+        wait_for(lambda: time.time() > begun + 1.0)
+        # A look takes some 10 ms at least: every 2 s, then.
+        assert passes(bare) == 1
 
 
 def test_a_run_beside_it_is_waited_for_and_nothing_is_done_twice(bare: PrivateHost) -> None:

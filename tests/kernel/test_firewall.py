@@ -116,10 +116,10 @@ def test_what_others_wrote_stays(host: PrivateHost) -> None:
 
 def test_a_chain_that_others_jump_to_is_emptied_and_stays(host: PrivateHost) -> None:
     ask(host, "replace")
-    host.run("iptables-legacy", "-A", "INPUT", "-j", "RUNCNET-CROSS")
+    host.run("iptables-legacy", "-A", "OUTPUT", "-j", "RUNCNET-CROSS")
     ask(host, "remove")
     left = [line for line in saved(host) if "RUNCNET" in line]
-    assert left == [":RUNCNET-CROSS -", "-A INPUT -j RUNCNET-CROSS"]
+    assert left == [":RUNCNET-CROSS -", "-A OUTPUT -j RUNCNET-CROSS"]
     assert ask(host, "look", Policy())["differences"] == []
 
 

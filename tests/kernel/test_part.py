@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.test_daemon import BASE, EXTRA, NETS, stands
-from tests.support.host import PrivateHost, wait_for
+from tests.support.host import PrivateHost, page, wait_for
 
 UP = "net.ipv4.ip_forward"
 
@@ -69,9 +69,8 @@ def test_forwarding_that_was_not_ours_and_is_now_gets_its_guard(host: PrivateHos
 
 def kinds(host: PrivateHost) -> dict[str, float]:
     """How many passes of each kind a daemon with `--metrics` has made."""
-    page = host.run("curl", "-s", "--unix-socket", str(host.dir / "m.sock"), "http://x/metrics").out
     found = {"full": 0.0, "part": 0.0}
-    for line in page.splitlines():
+    for line in page(host.dir / "m.sock").splitlines():
         if line.startswith("runcnet_passes_total{"):
             found["full" if '"full"' in line else "part"] += float(line.split()[-1])
     return found

@@ -309,8 +309,9 @@ def test_the_watch_redraws_a_terminal_and_fits_it(bare: PrivateHost, colour: boo
 
 HOLDER = """
 import sys
-from reconciler.host.lock import daemon_lock
-with daemon_lock(sys.argv[1], 1):
+import contextlib
+from reconciler.host.lock import DaemonLock
+with contextlib.closing(DaemonLock(sys.argv[1], 1)):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -351,16 +352,16 @@ def test_who_looks_never_keeps_a_daemon_out(tmp_path: Path) -> None:
     reader.start()
     try:
         for _ in range(50):
-            with lock.daemon_lock(folder, 0):
+            with contextlib.closing(lock.DaemonLock(folder, 0)):
                 assert lock.daemon_pid(folder) == os.getpid()
     finally:
         over.set()
         reader.join()
     assert set(looked) <= {None, os.getpid()}
     with (
-        lock.daemon_lock(folder, 0),
+        contextlib.closing(lock.DaemonLock(folder, 0)),
         pytest.raises(LockedError, match=f"pid {os.getpid()}"),
-        lock.daemon_lock(folder, 0),
+        contextlib.closing(lock.DaemonLock(folder, 0)),
     ):
         pass
     assert lock.daemon_pid(folder) is None

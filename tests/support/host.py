@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,18 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = ""
         time.sleep(0.02)
 
 
+def page(path: Path) -> str:
+    """What is served at a unix socket for GET /metrics."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(str(path))
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        parts = []
+        while part := client.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts).decode()
+
+
 class RunningDaemon(NamedTuple):
     """A daemon's process, and what it says on stderr."""
 
@@ -123,7 +136,7 @@ class PrivateHost:
         )
         own = os.readlink("/proc/self/ns/net")
         wait_for(lambda: self._namespace() not in ("", own), what="the namespaces")
-        self.firewall = "auto"
+        self.firewall = "iptables"
         self.sh(SETUP)
 
     def _namespace(self) -> str:
@@ -137,6 +150,11 @@ class PrivateHost:
     def enter(self, *words: str) -> list[str]:
         """The command line that runs `words` in the host."""
         return ["nsenter", "-t", str(self._holder.pid), "-n", "-m", "--", *words]
+
+    @property
+    def holder(self) -> int:
+        """The process that holds the host's namespaces."""
+        return self._holder.pid
 
     def run(self, *words: str, check: bool = True, stdin: str | None = None) -> Run:
         """Run a command to its end."""
@@ -282,6 +300,11 @@ class PrivateHost:
                 for program in ("iptables-legacy-save", "ip6tables-legacy-save")
                 for line in self.run(program).out.splitlines()
                 if "RUNCNET" in line and not line.startswith(":")
+            ]
+            + [
+                line
+                for line in self.run("nft", "list", "tables").out.splitlines()
+                if "runcnet" in line
             ],
         }
 

@@ -3,13 +3,12 @@
 Nothing of a backend is imported before it is asked for.
 """
 
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from reconciler.core.errors import UsageError
-from reconciler.core.policy import Policy
+from reconciler.core.policy import Lead, Policy
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +20,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """Networks that own rules in the kernel now."""
     guards: frozenset[int]
     """IP versions whose router guard stands in the kernel."""
+    ports: dict[str, tuple[Lead, ...]]
+    """`NETWORK/CONTAINER` → the published ports that lead there now."""
     notes: tuple[str, ...]
 
 
@@ -44,18 +45,19 @@ class Backend(Protocol):
     def warnings(self, policy: Policy) -> tuple[str, ...]:
         """Other firewalls on this host that will drop this traffic, a sentence each."""
 
+    def told(self, policy: Policy) -> tuple[str, ...]:
+        """Which firewall this is, why, and what else is to be known of it, a sentence each."""
 
-def backend(name: str, *, run_dir: str | Path | None = None) -> Backend | None:
+
+def backend(name: str) -> Backend | None:
     """The backend that `--firewall` names; None for `none`.
 
-    `run_dir` is where a backend may keep what it needs between runs; iptables needs nothing.
+    `auto` is decided anew at each look, from what the kernel shows.
     """
     if name == "none":
         return None
-    if name in ("auto", "iptables"):
-        from reconciler.host.firewall.iptables import Iptables
+    if name not in ("auto", "iptables", "nftables"):
+        raise UsageError(f"--firewall {name}: unknown (auto, iptables, nftables, none)")
+    from reconciler.host.firewall.choice import Chosen
 
-        return Iptables()
-    if name == "nftables":
-        raise UsageError("--firewall nftables: reserved, not built yet (iptables, none)")
-    raise UsageError(f"--firewall {name}: unknown (auto, iptables, nftables, none)")
+    return Chosen(name)

@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 
 import reconciler
-from reconciler.core import xtables
+from reconciler.core import chains, xtables
 from reconciler.core.errors import FirewallError
-from reconciler.core.policy import Policy
+from reconciler.core.policy import Lead, Policy
 from reconciler.host.firewall import Seen, foreign, kernel
 
 LOCK_TIMEOUT_S = 10.0
@@ -60,7 +60,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 def state(policy: Policy, version: int, table: str) -> State:
     """Read one table and hold it against the policy."""
     have = kernel.read(version, table).chains
-    want = xtables.wanted(
+    want = chains.wanted(
         policy,
         version=version,
         table=table,
@@ -72,7 +72,7 @@ def state(policy: Policy, version: int, table: str) -> State:
 
 def states(policy: Policy) -> list[State]:
     """All tables of both IP versions."""
-    return [state(policy, version, table) for version in (4, 6) for table in xtables.BASE]
+    return [state(policy, version, table) for version in (4, 6) for table in xtables.JUMPS]
 
 
 class Iptables:
@@ -88,14 +88,18 @@ class Iptables:
         differences: list[str] = []
         networks: set[str] = set()
         guards: set[int] = set()
+        ports: dict[str, tuple[Lead, ...]] = {}
         absent = []
         for s in states(policy):
             lines = xtables.differences(s.want, s.have, version=s.version, table=s.table)
             if lines and s.table not in kernel.existing(s.version):
                 absent.append(f"{s.table} (IPv{s.version})")
             differences += lines
-            networks |= xtables.networks_in(s.have)
-            if xtables.guarded(s.have):
+            networks |= chains.networks_in(s.have)
+            if s.table == "nat":
+                for whose, leads in chains.ports_in(s.have, s.version).items():
+                    ports[whose] = ports.get(whose, ()) + leads
+            if s.table == "filter" and chains.guarded(s.have):
                 guards.add(s.version)
         note = (
             f"the kernel's legacy tables do not exist yet: {', '.join(absent)}; iptables makes the "
@@ -105,6 +109,7 @@ class Iptables:
             differences=tuple(differences),
             networks=frozenset(networks),
             guards=frozenset(guards),
+            ports=ports,
             notes=(note,) if absent else (),
         )
 
@@ -131,6 +136,10 @@ class Iptables:
     def warnings(self, policy: Policy) -> tuple[str, ...]:
         """Base chains of others that drop; see `Backend`."""
         return foreign.warnings(policy)
+
+    def told(self, policy: Policy) -> tuple[str, ...]:
+        """Nothing beyond its name; see `Backend`."""
+        return (f"the firewall is {self.name}",)
 
     def commit(self, policy: Policy) -> Answer:
         """Have workers edit what differs, one for each IP version; none where nothing does."""
@@ -167,6 +176,8 @@ def _start() -> subprocess.Popen[bytes]:
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "LC_ALL": "C",
             "PYTHONPATH": str(Path(reconciler.__file__).parents[1]),
+            # python-iptables imports distutils, in whose place setuptools puts all of itself.
+            "SETUPTOOLS_USE_DISTUTILS": "stdlib",
         },
     )
 

@@ -19,11 +19,12 @@ from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 from reconciler.core.errors import FirewallError
-from reconciler.core.model import BITS, Subnet
+from reconciler.core.model import BITS, Address, Subnet
 from reconciler.core.xtables import Rule
 
 HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", -5: "RETURN"}
+PROTOCOLS = {6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
 GET_INFO, GET_ENTRIES = 64, 65
 NAMES = {4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names"}
 READS = 20
@@ -193,20 +194,24 @@ def _text(data: bytes) -> str:
 
 def _rule(version: int, entry: _Entry, heads: dict[int, str]) -> Rule:
     """The entry in our words, or in its own bytes where these do not reach."""
-    target, plain = _target(version, entry, heads)
+    target, goal, plain = _target(version, entry, heads)
     known: dict[str, object] = {}
     for name, revision, data in entry.matches:
         word, value = _match(name, revision, data)
         plain = plain and bool(word) and word not in known
         known[word] = value
+        if word in ("ports", "icmp"):
+            known["layer4"] = "ipv6-icmp" if name == "icmp6" else name
     source, destination, rest = _addresses(version, entry.head)
     in_link, out_link = _link(rest[:16], rest[32:48]), _link(rest[16:32], rest[48:64])
     comment = str(known.get("comment", ""))
     groups = cast(tuple[int, int], known.get("groups", (0, 0)))
-    flags = entry.head[LAYOUTS[version].flags :]
+    protocol, inverted = _flags(version, entry.head[LAYOUTS[version].flags :])
     if (
         not plain
-        or any(flags)
+        or protocol is None
+        or (inverted and not in_link)
+        or known.get("layer4", protocol) != protocol
         or in_link is None
         or out_link is None
         or isinstance(source, bytes)
@@ -216,7 +221,8 @@ def _rule(version: int, entry: _Entry, heads: dict[int, str]) -> Rule:
     return Rule(
         target=target,
         comment=comment,
-        in_link=in_link,
+        in_link="" if inverted else in_link,
+        not_in_link=in_link if inverted else "",
         out_link=out_link,
         source=source,
         destination=destination,
@@ -225,21 +231,62 @@ def _rule(version: int, entry: _Entry, heads: dict[int, str]) -> Rule:
         in_group=groups[0],
         out_group=groups[1],
         astray="astray" in known,
+        translated="translated" in known,
+        local="local" in known,
+        protocol=protocol,
+        ports=cast(tuple[int, int], known.get("ports", (0, 0))),
+        icmp=cast(int, known.get("icmp", 0)),
+        to=goal,
     )
 
 
-def _target(version: int, entry: _Entry, heads: dict[int, str]) -> tuple[str, bool]:
-    """A verdict, a chain or an extension, and whether there is no more to it than its name."""
+Goal = tuple[Address, int, int, int]
+
+
+def _target(version: int, entry: _Entry, heads: dict[int, str]) -> tuple[str, Goal | None, bool]:
+    """A verdict, a chain or an extension, DNAT's destination, and whether there is no more to it."""
     name, revision, data = entry.target
+    if name == "DNAT":
+        goal = _goal(version, data) if revision == 2 else None
+        return name, goal, goal is not None
     if name:
         flags = data[4:8] if version == 4 else data[:4]
-        return name, name == "MASQUERADE" and revision == 0 and not any(flags)
+        return name, None, name == "MASQUERADE" and revision == 0 and not any(flags)
     verdict = struct.unpack_from("=i", data)[0]
     if verdict < 0:
-        return VERDICTS.get(verdict, "?"), verdict in VERDICTS
+        return VERDICTS.get(verdict, "?"), None, verdict in VERDICTS
     if verdict == entry.offset + len(entry.raw):
-        return "", False  # A rule without a target: it only counts.
-    return heads.get(verdict, "?"), verdict in heads
+        return "", None, False  # A rule without a target: it only counts.
+    return heads.get(verdict, "?"), None, verdict in heads
+
+
+def _goal(version: int, data: bytes) -> Goal | None:
+    """One address and a run of ports, out of an nf_nat_range2; None: something else."""
+    # linux/netfilter/nf_nat.h: flags (1 addresses, 2 ports, 0x20 shifted), two addresses, the first
+    # and last port, and the packet's port that meets the first; numbers in network order.
+    flags = struct.unpack_from("=I", data)[0]
+    width = BITS[version] // 8
+    low, high = data[4 : 4 + width], data[20 : 20 + width]
+    first, last, base = struct.unpack_from("!HHH", data, 36)
+    if low != high or flags not in (3, 0x23):
+        return None
+    address = Address(version, int.from_bytes(low, "big"))
+    return address, first, last, base if flags & 0x20 else first
+
+
+def _flags(version: int, data: bytes) -> tuple[str | None, bool]:
+    """The protocol (""; any; None: one that is not ours, or more flags), and whether the incoming
+    link is the one that it must not be."""
+    # ipt_ip: u16 protocol, u8 flags, u8 inverted. ip6t_ip6: u16 protocol, u8 class, u8 flags (1: the
+    # protocol counts), u8 inverted. Inverted 1: the incoming link.
+    number = struct.unpack_from("=H", data)[0]
+    flags = data[2] if version == 4 else data[3]
+    inverted = data[3] if version == 4 else data[4]
+    more = b"" if version == 4 else data[2:3] + data[5:]
+    counts = 1 if version == 6 and number else 0
+    if any(more) or flags != counts or inverted > 1:
+        return None, False
+    return ("" if not number else PROTOCOLS.get(number)), inverted == 1
 
 
 def _match(name: str, revision: int, data: bytes) -> tuple[str, object]:
@@ -249,7 +296,17 @@ def _match(name: str, revision: int, data: bytes) -> tuple[str, object]:
     if name == "conntrack" and revision == 3:
         # xt_conntrack_mtinfo3: match_flags, invert_flags, state_mask. Bit 0: only the state
         # counts; states 2 and 4: ESTABLISHED and RELATED.
-        return ("replies", True) if struct.unpack_from("=HHH", data, 146) == (1, 0, 6) else ("", 0)
+        # State 128: the destination was translated.
+        words = {(1, 0, 6): "replies", (1, 0, 128): "translated"}
+        return words.get(struct.unpack_from("=HHH", data, 146), ""), True
+    if name in ("tcp", "udp", "sctp"):
+        run = _destination_ports(name, data)
+        return ("ports", run) if run else ("", 0)
+    if name == "icmp6" and data[1:4] == b"\0\xff\0":
+        return "icmp", data[0]  # ip6t_icmp: type, first and last code, inverted.
+    if name == "addrtype" and revision == 1:
+        # xt_addrtype_info_v1: source, destination (4: RTN_LOCAL is 2, so bit 2), flags.
+        return ("local", True) if struct.unpack_from("=HHI", data) == (0, 4, 0) else ("", 0)
     if name == "physdev" and data[64:66] == b"\0\4":
         return "bridged", True  # xt_physdev_info: invert, bitmask (4: is-bridged).
     if name == "devgroup":
@@ -265,6 +322,19 @@ def _match(name: str, revision: int, data: bytes) -> tuple[str, object]:
     if name == "rpfilter" and data[:1] == b"\10":
         return "astray", True  # xt_rpfilter_info: flags (8: inverted).
     return "", None
+
+
+def _destination_ports(name: str, data: bytes) -> tuple[int, int] | None:
+    """The run of destination ports, where the match asks for nothing else."""
+    if name == "sctp":
+        # xt_sctp_info: destination and source ports, chunks, flags (2: destination ports), inverted.
+        flags, inverted = struct.unpack_from("=II", data, 284)
+        first, last = struct.unpack_from("=HH", data)
+        return (first, last) if (flags, inverted) == (2, 0) else None
+    # xt_tcp, xt_udp: source and destination ports, then for TCP an option and flags, inverted.
+    source, first, last = struct.unpack_from("=I", data)[0], *struct.unpack_from("=HH", data, 4)
+    rest = data[8:12] if name == "tcp" else data[8:9]
+    return (first, last) if source == 0xFFFF0000 and not any(rest) else None
 
 
 def _addresses(

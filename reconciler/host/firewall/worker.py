@@ -7,8 +7,11 @@ differs, and after it to see that the kernel holds what was meant. Nothing of th
 by the rest of the program.
 """
 
+import contextlib
 import ctypes
+import ctypes.util
 import fcntl
+import importlib.util
 import os
 import signal
 import struct
@@ -25,6 +28,13 @@ from reconciler.host.firewall import kernel
 from reconciler.host.firewall.iptables import Answer, Request, State, state
 
 LOCK = "/run/xtables.lock"
+LIBRARIES = {
+    "c": ("libc.so.6",),
+    "ip4tc": ("libip4tc.so.2",),
+    "ip6tc": ("libip6tc.so.2",),
+    "xtables": ("libxtables.so.12",),
+}
+"""Where they are by another name, they are searched for."""
 
 
 @contextmanager
@@ -55,9 +65,46 @@ def locked(timeout_s: float) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _found_at_once() -> None:
+    """Spare python-iptables the programs that it starts to find libraries and to load modules.
+
+    It asks ctypes, which runs ldconfig and gcc; the loader itself knows where a library is. And it
+    runs modprobe, also where the tables are there already.
+    """
+    search = ctypes.util.find_library
+
+    def find(name: str) -> str | None:
+        for library in LIBRARIES.get(name, ()):
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(library)
+                return library
+        # Its own helper lies beside it, where it looks by itself.
+        return None if "xtwrapper" in name else search(name)
+
+    ctypes.util.find_library = find
+    package = importlib.util.find_spec("iptc")
+    if package is None or package.submodule_search_locations is None:
+        return
+    path = os.path.join(package.submodule_search_locations[0], "util.py")
+    spec = importlib.util.spec_from_file_location("iptc.util", path)
+    if spec is None or spec.loader is None:
+        return
+    util = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(util)
+    real = util.load_kernel
+
+    def load_kernel(name: str, exc_if_failed: bool = False) -> None:
+        if not os.path.exists(f"/proc/thread-self/net/{name}_names"):
+            real(name, exc_if_failed)
+
+    util.load_kernel = load_kernel  # type: ignore[attr-defined]
+    sys.modules["iptc.util"] = util
+
+
 def load() -> Any:
     """Import python-iptables, which loads libraries and kernel modules."""
     try:
+        _found_at_once()
         import iptc
     except (ImportError, OSError, AttributeError, TypeError) as error:
         # Absent C libraries show as None, on which it then looks up a function.
@@ -116,10 +163,26 @@ def entry(iptc: Any, version: int, rule: xtables.Rule) -> Any:
         if link:
             setattr(ip, attribute, link.encode())
             setattr(ip, f"{attribute}_mask", b"\xff" * (len(link) + 1))
+    if rule.not_in_link:
+        ip.iniface = rule.not_in_link.encode()
+        ip.iniface_mask = b"\xff" * (len(rule.not_in_link) + 1)
+        ip.invflags |= 1
+    if rule.protocol:
+        number = next(n for n, name in kernel.PROTOCOLS.items() if name == rule.protocol)
+        ip.proto = number
+        if version == 6:
+            ip.flags |= 1  # IP6T_F_PROTO: without it the number is not looked at
     if rule.source is not None:
         made.src = str(rule.source)
     if rule.destination is not None:
         made.dst = str(rule.destination)
+    if rule.ports != (0, 0):
+        run = xtables.port_run(*rule.ports, ":")
+        made.create_match(rule.protocol).set_parameter("dport", run)
+    if rule.icmp:
+        made.create_match("icmp6").set_parameter("icmpv6-type", str(rule.icmp))
+    if rule.local:
+        made.create_match("addrtype").set_parameter("dst-type", "LOCAL")
     if rule.in_group or rule.out_group:
         groups = made.create_match("devgroup")
         if rule.in_group:
@@ -132,9 +195,14 @@ def entry(iptc: Any, version: int, rule: xtables.Rule) -> Any:
         made.create_match("physdev").set_parameter("physdev-is-bridged")
     if rule.replies:
         made.create_match("conntrack").set_parameter("ctstate", "RELATED,ESTABLISHED")
+    if rule.translated:
+        made.create_match("conntrack").set_parameter("ctstate", "DNAT")
     if rule.comment:
         made.create_match("comment").set_parameter("comment", rule.comment)
     target = made.create_target(rule.target)
+    if rule.to is not None:
+        target.set_parameter("to-destination", rule.goal)
+        target._final_check()
     if rule.target == "MASQUERADE":
         # The extension fills its data in at this check. The public one around it would print and
         # parse the rule anew, through descriptor 1.
@@ -158,7 +226,7 @@ def work(request: Request) -> Answer:
     version, committed = request.version, []
     before = kernel.existing(version)
     with locked(request.lock_timeout_s):
-        for table in xtables.BASE:
+        for table in xtables.JUMPS:
             found = state(request.policy, version, table)
             if not found.edits:
                 continue
