@@ -182,11 +182,12 @@ def test_what_the_kernel_routes_to_other_links_stands_beside_it(bare: PrivateHos
     assert sorted(bare.run("ip", "-6", "route").out.split("\n")) == sorted(before.split("\n"))
 
 
-def test_a_host_end_that_left_the_host_is_made_anew(bare: PrivateHost) -> None:
+@pytest.mark.parametrize("then", ["true", "rm /run/runcnet/record.db*"])
+def test_a_host_end_that_left_the_host_is_made_anew(bare: PrivateHost, then: str) -> None:
     bare.write("a.yaml", DEFINITION)
     bare.reconcile()
     end = bare.host_end("web", "eth0")
-    bare.sh(f"ip netns add elsewhere; ip link set {end['ifname']} netns elsewhere")
+    bare.sh(f"ip netns add elsewhere; ip link set {end['ifname']} netns elsewhere; {then}")
     with bare.process("web"):
         assert bare.reconcile().report["converged"]
         assert bare.ping("web", "176.10.0.1") and bare.reconcile().changes == []
