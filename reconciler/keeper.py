@@ -279,7 +279,8 @@ class Keeper:
         with store.transaction():
             store.save_book(old, new)
             here = self._unwritten & prospect.declared.loaded.accepted
-            write_down(store, prospect.declared, here, forget=self._unwritten - here)
+            memory = store.memory(self._unwritten)
+            write_down(store, prospect.declared, memory, here, forget=self._unwritten - here)
         self._unwritten.clear()
 
     def _close_pass(

@@ -356,12 +356,11 @@ class Pass:
         loaded = declared.loaded
         self.store.save_book(old, prospect.assignment.book)
         self.store.settle(declared.grown)
-        remembered = self.store.remembered()
         spec = loaded.spec
-        gone = set(remembered) - loaded.accepted - loaded.remembered - loaded.lost
+        gone = set(declared.memory.said) - loaded.accepted - loaded.remembered - loaded.lost
         if not (spec.networks or spec.containers):
             gone = set()
-        write_down(self.store, declared, loaded.accepted, forget=gone)
+        write_down(self.store, declared, declared.memory, loaded.accepted, forget=gone)
         trial.keep(self.store, prospect)
 
     def verify(self, prospect: Prospect, outcomes: list[Outcome]) -> list[Outcome]:
