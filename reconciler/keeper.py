@@ -165,10 +165,12 @@ class Keeper:
         trial.settle(store, self.settings.config_dirs)
         return store.trials.serial() != before
 
-    def _looking(self, scope: Collection[str] | None) -> Callable[[], None]:
-        def looking() -> None:
+    def _looking(self, scope: Collection[str] | None) -> Callable[[Collection[str] | None], None]:
+        def looking(objects: Collection[str] | None) -> None:
             self.hear()
-            self._looked_at(scope)
+            # A pass over everything looks at what it changed alone for the second time: of all else,
+            # what is heard by then is still to be seen.
+            self._looked_at(scope if objects is None else objects)
 
         return looking
 
