@@ -12,6 +12,7 @@ from reconciler.core.leases import Book, Key
 from reconciler.core.memory import Grown, Memory, Young
 from reconciler.core.model import Address
 from reconciler.host import trials
+from reconciler.host.damage import damaged
 from reconciler.host.files import own_directory
 from reconciler.host.trials import Trial, Trials
 
@@ -50,7 +51,7 @@ class Store:
             try:
                 return cls(_open(path), ())
             except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+                if not damaged(error):
                     raise
                 aside = _put_aside(path)
                 note = f"{path} was damaged ({error}) and is kept as {aside}"
