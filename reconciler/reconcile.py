@@ -378,6 +378,7 @@ class Pass:
                 networks=frozenset(prospect.spec.networks),
                 busy=busy_in(observed),
                 keep="verifying",
+                unfit=prospect.plan.unfit,
             ),
             Options(only=frozenset(done)),
         )

@@ -44,6 +44,8 @@ class Wall:
         self.problem = ""
         """Why the firewall cannot be read."""
         self.notes: list[str] = []
+        self.told: tuple[str, ...] = ()
+        """Which firewall it is, and why."""
         self.refused: dict[str, str] = {}
         """Containers whose published ports cannot be had, and why."""
         self.raised = True
@@ -116,6 +118,7 @@ class Wall:
             )
             seen = backend.look(self.policy)
         self.notes += backend.warnings(self.policy)
+        self.told = backend.told(self.policy)
         if self.policy.publications:
             self.notes += dict.fromkeys(taken(self.policy.publications, listeners()))
         if seen.differences:
@@ -192,7 +195,7 @@ class Wall:
         if self.operation is None:
             return True
         try:
-            self.notes += self.backend.replace(self.policy)
+            self.notes += (*self.told, *self.backend.replace(self.policy))
         except FirewallError as error:
             self.raised = False
             done(self.operation, str(error))

@@ -129,7 +129,8 @@ class HostView:
                         object=owner, link=endpoint.host_link, address=address, mac=endpoint.mac
                     )
                 )
-        if end.inner is not None and not host_lost:
+        # Also where the bridge loses addresses: that takes some of its neighbours along, not all.
+        if end.inner is not None and not (endpoint.group and host_lost):
             group += [
                 ops.RemoveNeighbour(object=owner, link=endpoint.host_link, row=row)
                 for row in self.by_mac.get((index, end.inner.mac), ())

@@ -180,7 +180,7 @@ class Kernel:
             case ops.AddNeighbour():
                 self._neighbour(self._room(op), op.link, op.address, op.mac)
             case ops.RemoveNeighbour():
-                self.host.neighbours.remove(op.row)
+                self.host.neighbours = [n for n in self.host.neighbours if n != op.row]
             case ops.SetSysctl():
                 if op.netns:
                     self.rooms[op.netns].sysctls[op.name] = op.value
