@@ -8,11 +8,12 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 from reconciler.core import nft, nftset
 from reconciler.core.errors import FirewallError
-from reconciler.core.nftset import TABLE, Chain, Rule, Shape, Table
+from reconciler.core.nftset import TABLE, Chain, Element, Key, Rule, Shape, Table
 from reconciler.core.policy import Policy
 from reconciler.host.firewall import Seen, foreign, nfnl
 from reconciler.host.firewall.iptables import BRIDGE_SYSCTL
@@ -21,6 +22,8 @@ NAME = "runcnet"
 USER_CHAIN = f"{TABLE} {nftset.USER}"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 READS = 20
+STEPS = 2
+"""A table that sleeps is woken first; and once more, where somebody came in between."""
 NOTHING = Policy()
 TIMEOUT_S = 60.0
 
@@ -54,19 +57,21 @@ class Nftables:
 
     def replace(self, policy: Policy) -> tuple[str, ...]:
         """Make the kernel match; see `Backend`."""
-        have = read()
-        want = _wanted(policy, have)
-        lines = nftset.script(want, have)
-        if not lines:
-            return ()
-        _nft("change the rules", "-f", "-", text="\n".join(lines) + "\n")
-        left = nftset.differences(want, read())
-        if left:
-            raise FirewallError(
-                f"firewall: check what was committed: {left[0]} (another program changes the table, "
-                "or this version of nft says otherwise what it is told)"
-            )
-        return ()
+        left: list[str] = []
+        for _ in range(STEPS):
+            have = read()
+            want = _wanted(policy, have)
+            lines = nftset.script(want, have)
+            if not lines:
+                return ()
+            _nft("change the rules", "-f", "-", text="\n".join(lines) + "\n")
+            left = nftset.differences(want, read())
+            if not left:
+                return ()
+        raise FirewallError(
+            f"firewall: check what was committed: {left[0]} (another program changes the table, "
+            "or this version of nft says otherwise what it is told)"
+        )
 
     def remove(self) -> None:
         """Take all of ours away; see `Backend`."""
@@ -141,25 +146,38 @@ def _read() -> Table | None:
     flags = nfnl.tables().get((nfnl.INET, NAME))
     if flags is None:
         return nftset.EMPTY
+    if flags & nfnl.DORMANT:
+        shapes = {name: nft.SHAPES[name] for name in nfnl.sets(NAME) if name in nft.SHAPES}
+        return Table(shapes, _elements(shapes), {}, dormant=True)
     structure = nfnl.structure(NAME)
-    if not _last or _last[0] != structure:
+    if not _last or _last[0][0] != structure:
         try:
             said = _nft("read the rules", "-j", "-t", "list", "table", "inet", NAME)
         except FirewallError:
             if present():
                 raise
             return None
-        _last[:] = structure, _parsed(said)
-    found: Table = _last[1]
-    elements = {
+        try:
+            _last[:] = [(structure, _parsed(said))]
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise FirewallError(
+                f"firewall: read the rules: what nft -j prints cannot be read: {error!r} (another "
+                "version of nftables may do, or --firewall iptables)"
+            ) from error
+    found = _last[0][1]
+    return found._replace(elements=_elements(found.shapes))
+
+
+def _elements(shapes: Mapping[str, Shape]) -> dict[str, dict[Key, Element]]:
+    """Those of the sets that are declared as ours are."""
+    return {
         name: nfnl.elements(NAME, name, shape)
-        for name, shape in found.shapes.items()
+        for name, shape in shapes.items()
         if nft.SHAPES.get(name) == shape and not shape.timeout_s
     }
-    return found._replace(elements=elements, dormant=bool(flags & nfnl.DORMANT))
 
 
-_last: list[Any] = []
+_last: list[tuple[object, Table]] = []
 """The structure that was read last, and what nft said of it: the same bytes mean the same."""
 
 
@@ -230,6 +248,7 @@ def _nft(action: str, *words: str, text: str = "") -> str:
             input=text,
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
             cwd="/",
             start_new_session=True,
