@@ -65,6 +65,7 @@ class Pass:
         self.progress: Callable[[int], None] = lambda count: None
         self.changing = changing
         self.machine = machine_id()
+        self.yielding = False  # see Policy
         self.above = 0
         """Link numbers up to this one are known to be taken."""
         self._ahead: Ahead[Dumps] | None = None
@@ -193,7 +194,10 @@ class Pass:
     def wall(self) -> Wall:
         """The firewall's part."""
         return Wall(
-            self.settings.firewall, self.store, patience_s=self.settings.firewall_patience_s
+            self.settings.firewall,
+            self.store,
+            patience_s=self.settings.firewall_patience_s,
+            yielding=self.yielding,
         )
 
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:

@@ -30,11 +30,19 @@ class Wall:
     """One pass's view of the firewall. `look` first, then `raise_`."""
 
     def __init__(
-        self, choice: str, store: Store, *, serving: bool = True, patience_s: float | None = None
+        self,
+        choice: str,
+        store: Store,
+        *,
+        serving: bool = True,
+        patience_s: float | None = None,
+        yielding: bool = False,
     ) -> None:
         """`serving`: whoever asks for a published port is told where there is no firewall.
-        `patience_s`: how long the locks of other programs are waited for, if not as usual."""
+        `patience_s`: how long the locks of other programs are waited for, if not as usual.
+        `yielding`: see `Policy`."""
         self.serving = serving
+        self.yielding = yielding
         self.backend = firewall.backend(choice)
         if patience_s is not None and isinstance(self.backend, Patient):
             self.backend.lock_timeout_s = patience_s
@@ -68,6 +76,7 @@ class Wall:
             guards=self._guards(desired, observed),
             kept=frozenset(kept | broken),
             publications=_publications(desired, broken),
+            yielding=self.yielding,
         )
         gone = {op.object.partition("/")[2] for op in decided.removals if _takes_away(op)}
         self._gone = frozenset(_addresses(observed, gone))
@@ -145,14 +154,28 @@ class Wall:
             )
         return tuple(free)
 
-    def stands(self) -> bool:
+    def stands(self, *, yielding: bool = False) -> bool:
         """Whether the rules are still as `look` wanted them; asks the kernel, and costs little."""
         if self.backend is None:
             return True
         try:
-            return not self.backend.look(self.policy).differences
+            return not self.backend.look(self._asked(yielding)).differences
         except FirewallError as error:
             return str(error) == self.problem
+
+    def _asked(self, yielding: bool) -> Policy:
+        return msgspec.structs.replace(self.policy, yielding=yielding)
+
+    def mend(self, *, yielding: bool) -> ops.ReplaceFirewall | None:
+        """Put back what others have changed; None: all stands. Raises FirewallError."""
+        if self.backend is None:
+            return None
+        asked = self._asked(yielding)
+        differences = self.backend.look(asked).differences
+        if not differences:
+            return None
+        self.backend.replace(asked)
+        return ops.ReplaceFirewall(object="firewall", differences=differences)
 
     def forwardable(self) -> frozenset[int]:
         """The IP versions that may be forwarded with the rules that stand now; asks the kernel."""

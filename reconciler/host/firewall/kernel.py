@@ -251,7 +251,10 @@ def _rule(version: int, entry: _Entry, heads: dict[int, str]) -> Rule:
         or isinstance(source, bytes)
         or isinstance(destination, bytes)
     ):
-        return Rule(target, comment, other=_bare(version, entry))
+        # See _flags: which of the ends are turned around (1 in, 2 out).
+        turned = entry.head[LAYOUTS[version].flags + {4: 3, 6: 4}[version]]
+        ends = ("" if turned & 1 else in_link or "", "" if turned & 2 else out_link or "")
+        return Rule(target, comment, other=_bare(version, entry), ends=ends)
     return Rule(
         target=target,
         comment=comment,
