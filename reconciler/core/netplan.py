@@ -145,13 +145,14 @@ class Networks:
         )
         groups = bridge_repairs(bridge, link, self.view, used=used)
         self.take(name, groups, self.networks)
-        if any(
-            isinstance(op, ops.RemoveAddress)
-            or (isinstance(op, ops.SetLink) and (op.mac is not None or op.name is not None))
-            for op in self.networks
-            if op.object == name
-        ):
-            self.view.flushed.add(bridge.name)
+        for op in self.networks:
+            if op.object != name:
+                continue
+            if isinstance(op, ops.SetLink) and (op.mac is not None or op.name is not None):
+                self.view.flushed |= {(bridge.name, 4), (bridge.name, 6)}
+            elif isinstance(op, ops.RemoveAddress) and op.address.version == 4:
+                # With its last address go the neighbours of IPv4; those of IPv6 stay.
+                self.view.flushed.add((bridge.name, 4))
 
     def plan_routed(self, network: Routed) -> None:
         name = network.object
@@ -223,7 +224,7 @@ class Networks:
             # Where the bridge loses all of them in this pass, nothing is left to be removed.
             if row not in going
             and network in self.desired.bridges
-            and self.desired.bridges[network].name not in self.view.flushed
+            and (self.desired.bridges[network].name, row.address.version) not in self.view.flushed
         ]
 
     def hold_occupied(self, name: str, going: set[str]) -> bool:
