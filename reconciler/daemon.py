@@ -43,6 +43,8 @@ LOCKED_S = 0.05
 FILES_QUIET_S = 0.003
 FILES_PATIENCE_S = 0.1
 """A burst of files is one reading: how long nothing new may come, and how long the first one waits."""
+FIREWALL_PATIENCE_S = 1.0
+"""How long a pass waits where another program works on the firewall."""
 PATIENT_S = 5.0
 """A lock that is held for longer than this is worth a word."""
 
@@ -67,6 +69,8 @@ class Daemon:
         meter: Meter,
         service: Service,
     ) -> None:
+        # Nobody is heard meanwhile, and there is always another pass.
+        settings = msgspec.structs.replace(settings, firewall_patience_s=FIREWALL_PATIENCE_S)
         self.settings = settings
         self.how = how
         self.terminal = terminal

@@ -32,10 +32,12 @@ def examine(settings: Settings) -> list[Finding]:
     backend = firewall.backend(settings.firewall)
     if backend is not None:
         desired = desired_state(spec, {}, machine="", host=rtnl.scan_host())
+        policy = Policy(networks=desired.policies)
         try:
-            warnings = backend.warnings(Policy(networks=desired.policies))
+            told, warnings = backend.told(policy), backend.warnings(policy)
         except FirewallError as error:
-            warnings = (str(error),)
+            told, warnings = (), (str(error),)
+        found += [Finding(topic="firewall", serious=False, text=text) for text in told]
         found += [Finding(topic="firewall", serious=True, text=text) for text in warnings]
     return found
 

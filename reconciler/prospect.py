@@ -30,6 +30,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_removals: str = "50%"
     no_interrupt: bool = False
     lock_timeout_s: float = 30.0
+    firewall_patience_s: float | None = None
+    """How long the locks of other programs on the firewall are waited for; None: as usual."""
 
 
 class Prospect(NamedTuple):

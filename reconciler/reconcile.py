@@ -191,7 +191,9 @@ class Pass:
 
     def wall(self) -> Wall:
         """The firewall's part."""
-        return Wall(self.settings.firewall, self.store)
+        return Wall(
+            self.settings.firewall, self.store, patience_s=self.settings.firewall_patience_s
+        )
 
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
         """Where the text of hosts files comes from, if it is needed."""
@@ -376,6 +378,7 @@ class Pass:
                 networks=frozenset(prospect.spec.networks),
                 busy=busy_in(observed),
                 keep="verifying",
+                unfit=prospect.plan.unfit,
             ),
             Options(only=frozenset(done)),
         )

@@ -118,7 +118,7 @@ def status(prospect: Prospect, history: History) -> dict[str, Any]:
             for file, texts in rejected.items()
         ],
         "rejected": [str(r) for r in prospect.rejections],
-        "notes": [*prospect.notes, *prospect.wall.notes],
+        "notes": [*prospect.notes, *prospect.wall.told, *prospect.wall.notes],
         "errors": [
             {"time": rfc3339(one.time), "object": one.object, "message": one.text}
             for one in history.mishaps

@@ -1,6 +1,7 @@
 """The firewall's part of a pass: what is asked for, whether it differs, and putting it in place."""
 
 from collections.abc import Callable, Iterator, Mapping, Set
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -18,19 +19,33 @@ from reconciler.host.machine import boot_id
 from reconciler.host.store import Store
 
 
+@runtime_checkable
+class Patient(Protocol):
+    """A backend that waits for the locks of other programs."""
+
+    lock_timeout_s: float
+
+
 class Wall:
     """One pass's view of the firewall. `look` first, then `raise_`."""
 
-    def __init__(self, choice: str, store: Store, *, serving: bool = True) -> None:
-        """`serving`: whoever asks for a published port is told where there is no firewall."""
+    def __init__(
+        self, choice: str, store: Store, *, serving: bool = True, patience_s: float | None = None
+    ) -> None:
+        """`serving`: whoever asks for a published port is told where there is no firewall.
+        `patience_s`: how long the locks of other programs are waited for, if not as usual."""
         self.serving = serving
         self.backend = firewall.backend(choice)
+        if patience_s is not None and isinstance(self.backend, Patient):
+            self.backend.lock_timeout_s = patience_s
         self.store = store
         self.policy = Policy()
         self.operation: ops.ReplaceFirewall | None = None
         self.problem = ""
         """Why the firewall cannot be read."""
         self.notes: list[str] = []
+        self.told: tuple[str, ...] = ()
+        """Which firewall it is, and why."""
         self.refused: dict[str, str] = {}
         """Containers whose published ports cannot be had, and why."""
         self.raised = True
@@ -103,6 +118,7 @@ class Wall:
             )
             seen = backend.look(self.policy)
         self.notes += backend.warnings(self.policy)
+        self.told = backend.told(self.policy)
         if self.policy.publications:
             self.notes += dict.fromkeys(taken(self.policy.publications, listeners()))
         if seen.differences:
@@ -179,7 +195,7 @@ class Wall:
         if self.operation is None:
             return True
         try:
-            self.notes += self.backend.replace(self.policy)
+            self.notes += (*self.told, *self.backend.replace(self.policy))
         except FirewallError as error:
             self.raised = False
             done(self.operation, str(error))

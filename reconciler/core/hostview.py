@@ -70,8 +70,8 @@ class HostView:
         """What bridges are told, whichever port it is behind: a MAC can change hands."""
         self.places = {route.to for m in members for e in m.endpoints for route in e.routes}
         """Where the host's routes to members are to lead, whoever has the address now."""
-        self.flushed: set[tuple[str, int]] = set()
-        """Bridges that lose their neighbours in this pass, and of which IP version."""
+        self.flushed: set[str] = set()
+        """Bridges that lose their neighbours in this pass."""
 
     def same_type(self, endpoint: Endpoint, end: SeenEnd) -> bool:
         """Whether the pair was made for the type that its network has now."""
@@ -127,23 +127,22 @@ class HostView:
             ]
         group += self._route_repairs(owner, endpoint, end.host.index, down)
         index = end.host.index if endpoint.group else self.indexes.get(endpoint.bridge, 0)
-        # A bridge keeps its neighbours whatever becomes of its ports.
-        host_lost = host_lost and bool(endpoint.group)
-        lost = [v for v in BITS if host_lost or (endpoint.bridge, v) in self.flushed]
+        if not endpoint.group:  # a bridge keeps its neighbours whatever becomes of its ports
+            host_lost = endpoint.bridge in self.flushed
         for address in endpoint.neighbours:
             row = self.neighbours.get((index, address))
-            if address.version in lost or row is None or row.mac != endpoint.mac:
+            if host_lost or row is None or row.mac != endpoint.mac:
                 group.append(
                     ops.AddNeighbour(
                         object=owner, link=endpoint.host_link, address=address, mac=endpoint.mac
                     )
                 )
-        if end.inner is not None:
+        # Also where the bridge loses addresses: that takes some of its neighbours along, not all.
+        if end.inner is not None and not (endpoint.group and host_lost):
             group += [
                 ops.RemoveNeighbour(object=owner, link=endpoint.host_link, row=row)
                 for row in self.by_mac.get((index, end.inner.mac), ())
                 if row.address not in endpoint.neighbours
-                and row.address.version not in lost
                 and (endpoint.group or (index, row.address) not in self.wanted)
             ]
         return group
@@ -181,8 +180,7 @@ class HostView:
             else:
                 index = self.indexes.get(endpoint.bridge, 0)
                 port = ends.get(endpoint.name, 0)
-                lost = any(bridge == endpoint.bridge for bridge, _ in self.flushed)
-                if lost or self.routes.get(port):
+                if endpoint.bridge in self.flushed or self.routes.get(port):
                     return False
                 if self.told.get(port, set()) != endpoint.told:
                     return False

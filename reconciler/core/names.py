@@ -42,6 +42,11 @@ def host_interface(network: str, container: str, interface: str) -> str:
     return _short("rn", "host", network, container, interface)
 
 
+def shortened(name: str) -> str:
+    """13 bytes that stand for a name where there is no room for it."""
+    return _short("", "short", name)
+
+
 def looks_derived(name: str) -> bool:
     """Whether it could be the derived name of a host end."""
     return len(name) == 15 and name.startswith("rn")

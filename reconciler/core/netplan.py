@@ -46,6 +46,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """Why nothing undeclared may be removed; empty: it may."""
     expected: Collection[str] = frozenset()
     """Objects of which a trial is taken back: they go whatever `keep` and the options say."""
+    unfit: Mapping[str, str] = {}
+    """Networks that an earlier look at the whole host found unfit, and why: see `Networks.unfit`."""
 
 
 class Networks:
@@ -74,6 +76,8 @@ class Networks:
         """Files of the netns dir that are free once the removals are carried out."""
         self.leaving: dict[str, bool] = {}
         """Containers that are to be made anew, and whether they may be taken away for that."""
+        self.unfit: dict[str, str] = {}
+        """Networks that cannot be as they are declared now, and why: what stands is left as it is."""
 
     def wanted(self, name: str) -> bool:
         return self.options.only is None or name in self.options.only
@@ -131,6 +135,11 @@ class Networks:
                 self.networks.append(ops.MakeBridge(object=name, bridge=bridge))
                 self.states[name] = "missing"
             return
+        carried = {row.address for row in self.view.addresses.get(link.index, ())}
+        if any(not a.is_link_local and a not in carried for a in bridge.addresses) and (
+            self._unfit(bridge)
+        ):
+            return
         if not self.wanted(name):
             self.states.setdefault(name, "ok")
             return
@@ -145,14 +154,13 @@ class Networks:
         )
         groups = bridge_repairs(bridge, link, self.view, used=used)
         self.take(name, groups, self.networks)
-        for op in self.networks:
-            if op.object != name:
-                continue
-            if isinstance(op, ops.SetLink) and (op.mac is not None or op.name is not None):
-                self.view.flushed |= {(bridge.name, 4), (bridge.name, 6)}
-            elif isinstance(op, ops.RemoveAddress) and op.address.version == 4:
-                # With its last address go the neighbours of IPv4; those of IPv6 stay.
-                self.view.flushed.add((bridge.name, 4))
+        if any(
+            isinstance(op, ops.RemoveAddress)
+            or (isinstance(op, ops.SetLink) and (op.mac is not None or op.name is not None))
+            for op in self.networks
+            if op.object == name
+        ):
+            self.view.flushed.add(bridge.name)
 
     def plan_routed(self, network: Routed) -> None:
         name = network.object
@@ -161,12 +169,17 @@ class Networks:
             self.states.setdefault(name, "ok")
             return
         new = len(missing) == len(network.addresses)
-        overlap = overlap_with_host(network, self.observed) if new else ""
-        if overlap:
-            self.problem(name, overlap)
-        elif self.wanted(name):
+        if not self._unfit(network) and self.wanted(name):
             self.networks.append(ops.MakeGateway(object=name, addresses=tuple(missing)))
             self.states[name] = "missing" if new else "differs"
+
+    def _unfit(self, network: Bridge | Routed) -> bool:
+        """Whether what it would get now would cut the host off from what it has."""
+        why = self.scene.unfit.get(network.network) or overlap_with_host(network, self.observed)
+        if why:
+            self.problem(network.object, why)
+            self.unfit[network.network] = why
+        return bool(why)
 
     def _may_interrupt(self, bridge: Bridge, link: str) -> bool:
         """Looking for processes costs a walk through /proc: only where the answer matters."""
@@ -204,6 +217,8 @@ class Networks:
             name = f"network/{network or address.address}"
             if address in wanted or not self.wanted(name):
                 continue
+            if network in self.unfit or (self.unfit and not network):
+                continue
             declared = network in self.desired.routed or network in self.desired.bridges
             if not declared and (network in self.scene.networks or network in staying):
                 if network not in self.scene.networks:
@@ -224,7 +239,7 @@ class Networks:
             # Where the bridge loses all of them in this pass, nothing is left to be removed.
             if row not in going
             and network in self.desired.bridges
-            and (self.desired.bridges[network].name, row.address.version) not in self.view.flushed
+            and self.desired.bridges[network].name not in self.view.flushed
         ]
 
     def hold_occupied(self, name: str, going: set[str]) -> bool:

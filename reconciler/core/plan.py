@@ -30,6 +30,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     problems: dict[str, list[str]]
     """Object → why it is not as declared and cannot be made so."""
     held: tuple[Held, ...]
+    unfit: dict[str, str]
+    """Networks that are left as they are, and why; whole looks at the host find them."""
     states: dict[str, str]
     """Object → ok, missing, differs, foreign, failed or held."""
 
@@ -56,7 +58,7 @@ class _Planner(Networks):
                 self._create(member, state)
             return
         if seen is not None and seen.space is not None:
-            source = []
+            source: list[Operation] = []
             if not seen.netns:
                 if state is FileState.NAMESPACE or state is FileState.FOREIGN:
                     self._foreign(member)
@@ -69,6 +71,11 @@ class _Planner(Networks):
                         path=f"{self.observed.netns_dir}/{member.netns}",
                     )
                 ]
+            unfit = next((e.network for e in member.endpoints if e.network in self.unfit), None)
+            if unfit is not None:
+                self.problem(name, f"network {unfit}: {self.unfit[unfit]}", "differs")
+                self.repairs += source  # its path, at least
+                return
             if self._settled(member, seen):
                 self.states.setdefault(name, "ok")
                 return
@@ -311,5 +318,6 @@ def plan(
         last=tuple(bridges),
         problems=p.problems,
         held=tuple(p.held),
+        unfit=p.unfit,
         states=p.states,
     )

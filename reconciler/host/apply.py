@@ -1,5 +1,6 @@
 """Plan → kernel → outcomes. One failure stays one failure: the rest goes on."""
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -199,6 +200,10 @@ class Kernel(Removals):
             self.record.note_ends(made_ends)
         for op, result in zip(jobs, batch.run() if jobs else [], strict=True):
             outcomes[op] = steps.failure_text(result) if result.failures else None
+            if isinstance(op, ops.RemoveNeighbour) and result.failures:
+                # It may have gone with an address or a link before.
+                gone = result.failures[0].errno in (errno.ENOENT, errno.ENODEV)
+                outcomes[op] = None if gone else outcomes[op]
             if outcomes[op] is None and isinstance(op, ops.RemoveEndpoint) and not op.inside:
                 self.record.forget(ends=[op.index])
             if outcomes[op] is None and isinstance(op, ops.MakeEndpoint):

@@ -31,15 +31,17 @@ from watchdog.observers.api import BaseObserver, ObservedWatch
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 from watchdog.observers.polling import PollingObserver
 
-from reconciler.host.yamlfile import is_definition
+from reconciler.host.yamlfile import is_definition, readable
 
-HEARD: list[type[FileSystemEvent]] = [
-    FileCreatedEvent, FileClosedEvent, FileDeletedEvent, FileMovedEvent, FileAttribEvent,
-    DirCreatedEvent, DirDeletedEvent, DirMovedEvent, DirAttribEvent,
+HEARD_ON_THE_WAY: list[type[FileSystemEvent]] = [
+    FileCreatedEvent, FileDeletedEvent, FileMovedEvent, DirCreatedEvent, DirDeletedEvent, DirMovedEvent,
 ]  # fmt: skip
-"""Our own reading makes events too: opened, and closed without writing."""
-HEARD_INSIDE: list[type[FileSystemEvent]] = [*HEARD, FileModifiedEvent]
-"""In the folders themselves: only with the last of these does watchdog ask for attributes, for chmod(1)."""
+"""Folders and links to them come and go."""
+HEARD: list[type[FileSystemEvent]] = [
+    *HEARD_ON_THE_WAY, FileClosedEvent, FileAttribEvent, DirAttribEvent, FileModifiedEvent,
+]  # fmt: skip
+"""In the folders themselves. Our own reading makes events too: opened, and closed without writing. Only
+with the last of these does watchdog ask for attributes, and so for chmod(1)."""
 POLL_S = 1.0
 
 # Who moves a file out of a folder is heard of only when nothing in it says, for so long, where it went: it is
@@ -115,6 +117,7 @@ class Watch(FileSystemEventHandler):
                 replaced.add(path)
             elif folder in self._folders and is_definition(name):
                 files.add(path)
+                all_ |= readable(path) != path  # it goes by another name from here on
             elif folder in self._folders and os.path.lexists(path) and _leads_on(path):
                 all_ = True  # `..data` and the like: what files are links to
             elif not path or folder in self._beyond:
@@ -167,7 +170,10 @@ class Watch(FileSystemEventHandler):
         inside = folder in self._folders | self._beyond
         try:
             watch = self._observer.schedule(
-                self, folder, event_filter=HEARD_INSIDE if inside else HEARD, follow_symlink=True
+                self,
+                folder,
+                event_filter=HEARD if inside else HEARD_ON_THE_WAY,
+                follow_symlink=True,
             )
         except (FileNotFoundError, NotADirectoryError):  # it went just now
             return

@@ -83,6 +83,9 @@ def read_folders(folders: Sequence[str]) -> Sources:
 
 def read_one(path: str) -> SourceFile | Rejection | None:
     """A definition file, or why it may not be read; None: there is none."""
+    plain = readable(path)
+    if plain != path:
+        return _rejection(plain, "its name is not UTF-8 (rename it)") if _there(path) else None
     try:
         return _read(path, trusted=True)
     except _Refused as error:
@@ -93,6 +96,15 @@ def read_one(path: str) -> SourceFile | Rejection | None:
         if error.errno == errno.ENOENT and not os.path.islink(path):
             return None
         return _rejection(path, f"cannot be read: {error.strerror}")
+
+
+def readable(path: str) -> str:
+    """A path as it can be shown and kept: bytes that are no UTF-8 are written as numbers."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _there(path: str) -> bool:
+    return os.path.lexists(path) and not os.path.isdir(path)
 
 
 def changed_ns(path: str) -> int | None:

@@ -198,7 +198,7 @@ class Kernel:
             case ops.AddNeighbour():
                 self._neighbour(self._room(op), op.link, op.address, op.mac)
             case ops.RemoveNeighbour():
-                self.host.neighbours.remove(op.row)
+                self.host.neighbours = [n for n in self.host.neighbours if n != op.row]
             case ops.TellBridge():
                 key = (self.host.links[op.index].master, op.mac)
                 assert key[0], "EINVAL"

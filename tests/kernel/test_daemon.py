@@ -389,6 +389,21 @@ def test_a_stop_is_quick_and_a_restart_touches_nothing(bare: PrivateHost) -> Non
     assert bare.sh("ip -o link; ip -o addr; ip route").out == before
 
 
+def test_a_firewall_that_another_program_works_on_holds_nothing_up(bare: PrivateHost) -> None:
+    bare.firewall = "iptables"
+    bare.write("a.yaml", BASE)
+    with bare.daemon("--resync", "3600") as daemon:
+        bare.sh("iptables-legacy -t nat -F RUNCNET-POSTROUTING")
+        holder = bare.start("sh", "-c", "exec flock /run/xtables.lock sh -c 'echo held; exec cat'")
+        assert holder.stdout and holder.stdout.readline() == "held\n"
+        daemon.child.send_signal(signal.SIGHUP)
+        daemon.says("another program held it")
+        bare.sh("ip -n a link set eth0 down")
+        wait_for(_up(bare, "eth0", "a"), 5.0)
+        daemon.child.send_signal(signal.SIGHUP)
+        assert daemon.stop(2.5) == 0
+
+
 def test_a_second_daemon_says_who_serves(bare: PrivateHost) -> None:
     bare.write("a.yaml", BASE)
     with bare.daemon() as daemon:

@@ -237,3 +237,14 @@ def test_an_mtu_too_small_for_ipv6_and_back(bare: PrivateHost, kind: str) -> Non
         end = bare.host_end("a", "eth0")["ifname"]
         found = bare.run("cat", f"/proc/sys/net/ipv6/conf/{end}/accept_ra", check=False).out
         assert found == ("0\n" if mtu >= 1280 else "")
+
+
+def test_a_network_that_loses_ipv6_keeps_no_neighbours_of_it(bare: PrivateHost) -> None:
+    """Addresses that a bridge loses take some of its neighbours along, and not others."""
+    text = "networks: {n: {subnets: %s}}\ncontainers: {a: {interfaces: n}, b: {interfaces: n}}\n"
+    for subnets in ('[10.0.0.0/24, "fd00::/64"]', "10.0.0.0/24", '"fd00::/64"', "10.0.0.0/24"):
+        bare.write("a.yaml", text % subnets)
+        assert bare.reconcile().report["converged"]
+        assert bare.reconcile().changes == []
+        shown = bare.run("ip", "neigh", "show", "nud", "permanent").out
+        assert shown.count("proto") == (4 if "[" in subnets else 2), shown

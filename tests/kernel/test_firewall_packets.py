@@ -5,13 +5,16 @@ from functools import partial
 import pytest
 
 from reconciler.core.policy import Policy
-from tests.kernel.town import BOTH, TOWN, ask, network, passes, saved, source_seen
+from tests.kernel.town import BOTH, TOWN, ask, network, passes, ruleset, saved, source_seen
+from tests.support import need
 from tests.support.host import PrivateHost, wait_for
 
 
-@pytest.fixture
-def town(host: PrivateHost) -> PrivateHost:
+@pytest.fixture(params=["iptables", "nftables"])
+def town(host: PrivateHost, request: pytest.FixtureRequest) -> PrivateHost:
     """The host with two networks and two worlds outside, forwarding, and no rules yet."""
+    need.program("nft")
+    host.firewall = request.param
     host.sh(TOWN)
     assert source_seen(host, "red1", "internet") == "10.1.0.11"
     for outside in ("internet", "stranger"):
@@ -99,14 +102,22 @@ def test_isolated_members_do_not_meet_at_the_gateway(town: PrivateHost) -> None:
 
 def test_the_administrators_chain_comes_first_and_is_never_written(town: PrivateHost) -> None:
     ask(town, "replace")
-    for program in ("iptables-legacy", "ip6tables-legacy"):
-        town.run(program, "-A", "RUNCNET-USER", "-i", "red0", "-o", "blue0", "-j", "ACCEPT")
+    if town.firewall == "nftables":
+        town.run("nft", "add rule inet runcnet user iifname red0 oifname blue0 accept")
+    else:
+        for program in ("iptables-legacy", "ip6tables-legacy"):
+            town.run(program, "-A", "RUNCNET-USER", "-i", "red0", "-o", "blue0", "-j", "ACCEPT")
     before = saved(town)
     assert ask(town, "look")["differences"] == []
     assert passes(town, "red1", "blue1")
     ask(town, "replace", Policy(networks=(network("blue"), network("red", inbound="open"))))
     assert passes(town, "red1", "blue1")
     ask(town, "remove")
+    if town.firewall == "nftables":
+        left = " ".join(ruleset(town).split())
+        rule = 'iifname "red0" oifname "blue0" accept'
+        assert left == f"table inet runcnet {{ chain user {{ {rule} }} }}"
+        return
     after = saved(town)
     assert [line for line in before if "-A RUNCNET-USER" in line] == [
         line for line in after if "RUNCNET" in line and not line.startswith(":")

@@ -75,3 +75,61 @@ def test_sigterm_ends_the_batch_and_prints_the_report(bare: PrivateHost) -> None
     assert 0 < made < 900
     assert bare.reconcile().report["changed"] >= 900 - made
     assert len(bare.ours()["netns"]) == 900
+
+
+KEEP = "keep: {subnets: 10.6.0.0/24}}\n"
+ONE = "k: {interfaces: {network: keep, addresses: 10.6.0.5}}}\n"
+
+
+def flat(network: str, *subnets: str) -> str:
+    """Forty members of a network, beside one that stays; their addresses depend on nothing before."""
+    members = "".join(
+        f"w-{i}: {{interfaces: {{network: n, addresses: [{addresses}]}}}}, "
+        for i in range(40)
+        for addresses in [", ".join(f'"{subnet}{20 + i}"' for subnet in subnets)]
+    )
+    return f"networks: {{n: {network}, {KEEP}containers: {{{members}{ONE}"
+
+
+FIVE, SEVEN = ("10.5.0.", "fd00:5::"), ("10.7.0.", "fd00:7::")
+STATES = {
+    "routed": flat('{type: routed, subnets: [10.5.0.0/24, "fd00:5::/64"]}', *FIVE),
+    "elsewhere": flat('{type: routed, subnets: [10.7.0.0/24, "fd00:7::/64"]}', *SEVEN),
+    "gateway": flat(
+        '{type: routed, subnets: [10.5.0.0/24, "fd00:5::/64"], gateways: [10.5.0.9, "fd00:5::9"]}',
+        *FIVE,
+    ),
+    "IPv6 only": flat('{type: routed, subnets: "fd00:5::/64"}', FIVE[1]),
+    "bridge": flat('{subnets: [10.5.0.0/24, "fd00:5::/64"]}', *FIVE),
+    "gone": f"networks: {{{KEEP}containers: {{{ONE}",
+}
+
+
+def traces(host: PrivateHost) -> list[str]:
+    """What a routed network leaves on the host beside its links, whatever their names."""
+    shown = host.run("ip", "route").out + host.run("ip", "-6", "route").out
+    lines = [line.split(" dev ")[0] for line in shown.splitlines() if "proto 114" in line]
+    lines += [f"lo {address}" for address in host.addresses("lo")]
+    found = host.run("ip", "neigh", "show", "nud", "permanent").out + host.run(
+        "ip", "-6", "neigh", "show", "nud", "permanent"
+    ).out  # fmt: skip
+    return sorted({*lines, *(line.split()[0] for line in found.splitlines() if "proto" in line)})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_kill_among_changes_of_a_routed_network(bare: PrivateHost, seed: int) -> None:
+    """Whatever state a kill interrupts, the next pass ends where one from scratch would."""
+    dice = random.Random(seed)
+    course = dice.sample(list(STATES), 4)
+    for name in course:
+        bare.write("a.yaml", STATES[name])
+        pid = start(bare)
+        # The instant is random by design, as above.
+        time.sleep(dice.uniform(0.1, 0.6))
+        os.kill(pid, signal.SIGKILL)
+    bare.reconcile("--once", "--max-removals", "all")
+    assert bare.reconcile().changes == [], course
+    found = traces(bare), len(bare.ours()["links"]), len(bare.ours()["netns"])
+    bare.runcnet("teardown", "--yes")
+    bare.reconcile()
+    assert found == (traces(bare), len(bare.ours()["links"]), len(bare.ours()["netns"])), course

@@ -195,6 +195,35 @@ def test_foreign_objects_in_the_way_are_named_and_left(bare: PrivateHost) -> Non
     assert "ifalias" not in bare.link("taken")
 
 
+@pytest.mark.parametrize("kind", ["bridge", "routed"])
+@pytest.mark.parametrize("subnets", ["192.0.2.0/24", '[10.50.0.0/24, "2001:db8:ffff::/64"]'])
+def test_a_standing_network_is_not_moved_onto_what_the_host_has(
+    bare: PrivateHost, kind: str, subnets: str
+) -> None:
+    """The new gateway would be the address of the host's own router."""
+    text = f"networks: {{n: {{type: {kind}, subnets: %s}}}}\ncontainers: {{a: {{interfaces: n}}}}\n"
+    bare.write("a.yaml", text % "10.50.0.0/24")
+    bare.reconcile()
+
+    def state() -> str:
+        shown = [bare.run("ip", *lead, "-6", "route").out for lead in ([], ["-n", "a"])]
+        shown += [bare.run("ip", *lead, "route").out for lead in ([], ["-n", "a"])]
+        shown += [bare.run("ip", *lead, "addr").out for lead in ([], ["-n", "a"])]
+        return "\n".join(shown)
+
+    before = state()
+    bare.write("a.yaml", text % subnets)
+    for _ in range(2):
+        run = bare.reconcile(check=False)
+        assert run.code == 1 and not [o for o in run.report["operations"] if o["error"]]
+        said = {p["object"]: p["message"] for p in run.report["problems"]}
+        assert "on eth0, which is not runcnet's" in said["network/n"]
+        assert "network n: " in said["container/a"]
+        assert state() == before
+    bare.write("a.yaml", text % "10.50.0.0/24")
+    assert bare.reconcile().report["converged"] and bare.ping("a", "10.50.0.1")
+
+
 def test_a_bridge_with_a_foreign_port_is_not_removed(bare: PrivateHost) -> None:
     bare.write("a.yaml", NETS)
     bare.write("b.yaml", "networks: {old: {subnets: 10.9.0.0/24}}\n")

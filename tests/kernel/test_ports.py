@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import need
 from tests.support.host import PrivateHost
 from tests.support.talk import inside, reached, serving
 
@@ -44,13 +45,19 @@ def declared() -> str:
     return FILE.replace("PORTS9", ports.replace("8080", "9080")).replace("PORTS", ports)
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["bridged", "br_netfilter"])
+@pytest.fixture(
+    scope="module",
+    params=[("iptables", 0), ("iptables", 1), ("nftables", 0), ("nftables", 1)],
+    ids=["iptables", "iptables-br_netfilter", "nftables", "nftables-br_netfilter"],
+)
 def town(request: pytest.FixtureRequest) -> Iterator[PrivateHost]:
     """All of that on one host: the tests below only look at it."""
+    need.program("nft")
     private = PrivateHost()
     try:
+        private.firewall, shown = request.param
         for name in ("iptables", "ip6tables"):
-            private.sh(f"sysctl -qw net.bridge.bridge-nf-call-{name}={request.param}")
+            private.sh(f"sysctl -qw net.bridge.bridge-nf-call-{name}={shown}")
         private.write("a.yaml", declared())
         assert private.reconcile().report["converged"]
         private.sh("ip -n internet route add 10.0.0.0/8 via 192.0.2.2")
@@ -143,6 +150,22 @@ containers:
 """
 
 
+@pytest.fixture(params=["iptables", "nftables"])
+def host(host: PrivateHost, request: pytest.FixtureRequest) -> PrivateHost:
+    """A host with either firewall."""
+    need.program("nft")
+    host.firewall = request.param
+    return host
+
+
+def flush(host: PrivateHost, table: str, chain: str, nft_chain: str) -> None:
+    """Take the rules out of one of our chains."""
+    if host.firewall == "nftables":
+        host.run("nft", "flush", "chain", "inet", "runcnet", nft_chain)
+    else:
+        host.run("iptables-legacy", "-t", table, "-F", chain)
+
+
 def write(host: PrivateHost, ports: str = "", blue: str = "", red: str = "") -> None:
     """The file, with these ports of web."""
     text = ONE.format(ports=ports, blue=blue)
@@ -160,7 +183,8 @@ def test_ports_come_change_and_go_and_leave_nothing(host: PrivateHost) -> None:
     before = host.ours()
     write(host, '"8080:80"')
     plan = host.runcnet("plan").out
-    assert "RUNCNET-PORTS" in plan and "route_localnet to 1" in plan
+    chain = "runcnet ports4" if host.firewall == "nftables" else "RUNCNET-PORTS"
+    assert chain in host.runcnet("plan", "--commands").out and "route_localnet to 1" in plan
     assert host.reconcile().report["converged"]
     assert reached(host, "internet", (HOST[4], 8080), server="web", port=80)
     assert host.reconcile().changes == []
@@ -211,7 +235,7 @@ def test_a_broken_file_takes_no_port_away(host: PrivateHost) -> None:
     host.write("a.yaml", "containers: {web: {ports: [")
     assert host.reconcile(check=False).code == 2
     assert reached(host, "internet", (HOST[4], 8080), server="web", port=80)
-    host.sh("iptables-legacy -t nat -F RUNCNET-PORTS")
+    flush(host, "nat", "RUNCNET-PORTS", "ports")
     host.reconcile(check=False)
     assert reached(host, "internet", (HOST[4], 8080), server="web", port=80)
 
@@ -231,7 +255,7 @@ def test_nobody_but_the_host_comes_into_its_loopback(host: PrivateHost) -> None:
     for netns in ("web", "internet"):
         assert not reached(host, netns, ("127.0.0.1", 7777), server="", port=7777), netns
     # The same without the rule comes through: the attack is a real one.
-    host.sh("iptables-legacy -t raw -F RUNCNET-PREROUTING")
+    flush(host, "raw", "RUNCNET-PREROUTING", "raw")
     assert reached(host, "web", ("127.0.0.1", 7777), server="", port=7777)
     host.reconcile()
     assert not reached(host, "web", ("127.0.0.1", 7777), server="", port=7777)

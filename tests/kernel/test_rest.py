@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sqlite3
+import stat
 import time
 import zlib
 from pathlib import Path
@@ -103,6 +104,39 @@ def test_a_time_that_is_still_to_come_is_no_unrest(bare: PrivateHost, how: str) 
         (bare.config / "b.yaml").unlink()
         bare.age(-FUTURE_S)
         wait_for(lambda: not stands(bare, "extra"), 10.0, daemon.log)
+
+
+ODD = {
+    "a fifo": lambda path: os.mkfifo(path),
+    "a device": lambda path: os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3)),
+    "a link that leads nowhere": lambda path: os.symlink("/nowhere/x", path),
+    "a link to itself": lambda path: os.symlink(path, path),
+    "no text": lambda path: Path(path).write_bytes(bytes(100)),
+    "a folder": os.mkdir,
+}
+
+
+def test_odd_things_in_the_folder_stop_nothing(bare: PrivateHost) -> None:
+    bare.write("a.yaml", NETS)
+    with bare.daemon("--resync", "3600") as daemon:
+        for number, make in enumerate(ODD.values()):
+            make(str(bare.config / f"odd{number}.yaml"))
+        name = os.fsencode(bare.config) + b"/\xff\n.yaml"
+        with open(name, "w", encoding="ascii") as file:
+            file.write(EXTRA)
+        (bare.config / "z.yaml").write_text(EXTRA.replace("extra", "late"))
+        wait_for(lambda: stands(bare, "late"), what=daemon.log)
+        daemon.says("its name is not UTF-8")
+        run = bare.reconcile("--once", check=False)
+        assert run.code == 2 and not stands(bare, "extra")
+        files = {Path(r["file"]).name for r in run.report["rejected"]}
+        assert files == {*(f"odd{n}.yaml" for n in range(5)), "\\xff\n.yaml"}
+        bare.runcnet("status")
+        for number in range(5):
+            (bare.config / f"odd{number}.yaml").unlink()
+        os.rename(name, bare.config / "y.yaml")
+        wait_for(lambda: stands(bare, "extra"), what=daemon.log)
+        wait_for(lambda: bare.reconcile("--check", check=False).code == 0)
 
 
 def test_a_folder_that_is_gone_for_a_moment_takes_nothing_with_it(bare: PrivateHost) -> None:

@@ -26,8 +26,10 @@ import json, sys, msgspec
 from reconciler.core.errors import FirewallError
 from reconciler.core.policy import Policy
 from reconciler.host.firewall.iptables import Iptables
+from reconciler.host.firewall.nftables import Nftables
 policy = msgspec.json.decode(sys.stdin.buffer.read(), type=Policy)
-wall = Iptables(lock_timeout_s=float(sys.argv[2]))
+nftables = sys.argv[3:] == ["nftables"]
+wall = Nftables() if nftables else Iptables(lock_timeout_s=float(sys.argv[2]))
 try:
     asked = getattr(wall, sys.argv[1])
     answer = asked() if sys.argv[1] == "remove" else asked(policy)
@@ -100,9 +102,9 @@ BOTH = Policy(networks=(network("blue"), network("red")), guards=(4, 6))
 
 
 def ask(host: PrivateHost, verb: str, policy: Policy = BOTH, *, lock_s: float = 10.0) -> Any:
-    """One call of the backend, in the host."""
+    """One call of the host's backend, in the host."""
     run = host.run(
-        *(sys.executable, "-c", DRIVER, verb, str(lock_s)),
+        *(sys.executable, "-c", DRIVER, verb, str(lock_s), host.firewall),
         stdin=msgspec.json.encode(policy).decode(),
     )
     return json.loads(run.out)
@@ -116,6 +118,11 @@ def saved(host: PrivateHost) -> list[str]:
         for line in host.run(program).out.splitlines()
         if not line.startswith("#")
     ]
+
+
+def ruleset(host: PrivateHost) -> str:
+    """All nftables, without handles."""
+    return host.run("nft", "list", "ruleset").out
 
 
 def tables(host: PrivateHost) -> set[str]:

@@ -136,7 +136,7 @@ class PrivateHost:
         )
         own = os.readlink("/proc/self/ns/net")
         wait_for(lambda: self._namespace() not in ("", own), what="the namespaces")
-        self.firewall = "auto"
+        self.firewall = "iptables"
         self.sh(SETUP)
 
     def _namespace(self) -> str:
@@ -300,6 +300,11 @@ class PrivateHost:
                 for program in ("iptables-legacy-save", "ip6tables-legacy-save")
                 for line in self.run(program).out.splitlines()
                 if "RUNCNET" in line and not line.startswith(":")
+            ]
+            + [
+                line
+                for line in self.run("nft", "list", "tables").out.splitlines()
+                if "runcnet" in line
             ],
         }
 

@@ -3,7 +3,6 @@
 Nothing of a backend is imported before it is asked for.
 """
 
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -46,18 +45,19 @@ class Backend(Protocol):
     def warnings(self, policy: Policy) -> tuple[str, ...]:
         """Other firewalls on this host that will drop this traffic, a sentence each."""
 
+    def told(self, policy: Policy) -> tuple[str, ...]:
+        """Which firewall this is, why, and what else is to be known of it, a sentence each."""
 
-def backend(name: str, *, run_dir: str | Path | None = None) -> Backend | None:
+
+def backend(name: str) -> Backend | None:
     """The backend that `--firewall` names; None for `none`.
 
-    `run_dir` is where a backend may keep what it needs between runs; iptables needs nothing.
+    `auto` is decided anew at each look, from what the kernel shows.
     """
     if name == "none":
         return None
-    if name in ("auto", "iptables"):
-        from reconciler.host.firewall.iptables import Iptables
+    if name not in ("auto", "iptables", "nftables"):
+        raise UsageError(f"--firewall {name}: unknown (auto, iptables, nftables, none)")
+    from reconciler.host.firewall.choice import Chosen
 
-        return Iptables()
-    if name == "nftables":
-        raise UsageError("--firewall nftables: reserved, not built yet (iptables, none)")
-    raise UsageError(f"--firewall {name}: unknown (auto, iptables, nftables, none)")
+    return Chosen(name)

@@ -5,26 +5,19 @@ in another. The chains of nftables (iptables-nft's and firewalld's among them) a
 without the nft program; of the legacy tables those are read that exist.
 """
 
-import os
-import socket
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from reconciler.core.policy import NetworkPolicy, Policy
-from reconciler.host.firewall import kernel
+from reconciler.host.firewall import kernel, nfnl
 
-NETLINK_NETFILTER = 12
-NFNL_SUBSYS_NFTABLES = 10
 GETCHAIN, GETRULE = 4, 7
-NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
-NLM_F_DUMP_INTR = 0x10
-NLMSG_ERROR, NLMSG_DONE = 2, 3
 CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY = 1, 3, 4, 5
 RULE_TABLE, RULE_CHAIN = 1, 2
 HOOK_FORWARD, NF_DROP = 2, 0
+OURS = (1, "runcnet")
 FAMILIES = {1: ("inet", (4, 6)), 2: ("ip", (4,)), 10: ("ip6", (6,))}
-DUMPS = 5
 
 
 class BaseChain(NamedTuple):
@@ -46,12 +39,13 @@ class BaseChain(NamedTuple):
         return any(head + text in self.rules for head in heads)
 
 
-def warnings(policy: Policy) -> tuple[str, ...]:
-    """One sentence for each foreign base chain that will drop this traffic."""
+def warnings(policy: Policy, *, backend: str = "iptables") -> tuple[str, ...]:
+    """One sentence for each base chain that is not of our `backend` and will drop this traffic."""
     routed = [n for n in policy.networks if not n.internal]
     if not routed:
         return ()
-    return (*_legacy(routed), *_nftables(routed))
+    legacy = [*_legacy(routed), *(_legacy_filter(routed) if backend == "nftables" else ())]
+    return (*legacy, *_nftables(routed))
 
 
 def _concerned(networks: list[NetworkPolicy], versions: tuple[int, ...]) -> list[NetworkPolicy]:
@@ -75,6 +69,33 @@ def _legacy(networks: list[NetworkPolicy]) -> Iterator[str]:
                 )
 
 
+def _legacy_filter(networks: list[NetworkPolicy]) -> Iterator[str]:
+    for version, program in ((4, "iptables-legacy"), (6, "ip6tables-legacy")):
+        table = kernel.read(version, "filter")
+        if table.policies.get("FORWARD") != "DROP":
+            continue
+        rules = [rule for chain in table.chains.values() for rule in chain]
+        named = {end for rule in rules for end in (rule.in_link, rule.out_link)}
+        groups = {end for rule in rules for end in (rule.in_group, rule.out_group)}
+        concerned = [
+            n
+            for n in _concerned(networks, (version,))
+            if (n.group not in groups if n.group else n.link not in named)
+        ]
+        if concerned:
+            first = concerned[0]
+            coming, going = f"-i {first.link}", f"-o {first.link}"
+            if first.group:
+                coming = f"-m devgroup --src-group {first.group:#x}"
+                going = f"-m devgroup --dst-group {first.group:#x}"
+            rule = f"{program} -I FORWARD"
+            yield (
+                f"the policy of the legacy chain FORWARD in table filter (IPv{version}) is drop and "
+                f"will drop the traffic of {_shown(concerned)}: accept it there, or in the tool that "
+                f"owns the chain ({rule} {coming} -j ACCEPT; {rule} {going} -j ACCEPT)"
+            )
+
+
 def _nftables(networks: list[NetworkPolicy]) -> Iterator[str]:
     for chain in base_chains():
         family, versions = FAMILIES[chain.family]
@@ -92,89 +113,23 @@ def _nftables(networks: list[NetworkPolicy]) -> Iterator[str]:
 
 
 def base_chains() -> list[BaseChain]:
-    """Every nftables chain of an IP family at the forward hook with policy drop."""
+    """Every nftables chain of others, of an IP family, at the forward hook with policy drop."""
     found = []
-    for family, attributes in _dump(GETCHAIN, b""):
-        hook = _attributes(attributes.get(CHAIN_HOOK, b""))
-        number, verdict = _be32(hook.get(1)), _be32(attributes.get(CHAIN_POLICY))
+    for family, attributes in nfnl.dump(GETCHAIN, b""):
+        hook = nfnl.attributes(attributes.get(CHAIN_HOOK, b""))
+        number, verdict = nfnl.be32(hook.get(1)), nfnl.be32(attributes.get(CHAIN_POLICY))
+        table, name = attributes[CHAIN_TABLE], attributes[CHAIN_NAME]
+        if (family, nfnl.text(table)) == OURS:
+            continue
         if family in FAMILIES and number == HOOK_FORWARD and verdict == NF_DROP:
-            table, name = attributes[CHAIN_TABLE], attributes[CHAIN_NAME]
             rules = b"".join(
                 b"".join(rule.values())
-                for owner, rule in _dump(
-                    GETRULE, _attribute(RULE_TABLE, table) + _attribute(RULE_CHAIN, name), family
+                for owner, rule in nfnl.dump(
+                    GETRULE,
+                    nfnl.attribute(RULE_TABLE, table) + nfnl.attribute(RULE_CHAIN, name),
+                    family,
                 )
                 if owner == family and rule[RULE_TABLE] == table and rule[RULE_CHAIN] == name
             )
-            found.append(BaseChain(family, _text(table), _text(name), rules))
+            found.append(BaseChain(family, nfnl.text(table), nfnl.text(name), rules))
     return found
-
-
-# -- netlink ------------------------------------------------------------------------------------
-
-
-def _dump(kind: int, body: bytes, family: int = 0) -> list[tuple[int, dict[int, bytes]]]:
-    """The answers to one dump request: family and attributes. Empty without nftables."""
-    payload = struct.pack("=BBH", family, 0, 0) + body
-    head = struct.pack(
-        "=IHHII",
-        16 + len(payload),
-        NFNL_SUBSYS_NFTABLES << 8 | kind,
-        NLM_F_REQUEST | NLM_F_DUMP,
-        1,
-        0,
-    )
-    answers: list[tuple[int, dict[int, bytes]]] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
-        for _ in range(DUMPS):
-            sock.send(head + payload)
-            answers, torn = _answers(sock)
-            if not torn:
-                return answers
-    return answers
-
-
-def _answers(sock: socket.socket) -> tuple[list[tuple[int, dict[int, bytes]]], bool]:
-    answers: list[tuple[int, dict[int, bytes]]] = []
-    torn = False
-    while True:
-        data = sock.recv(1 << 18)
-        place = 0
-        while place + 16 <= len(data):
-            length, kind, flags = struct.unpack_from("=IHH", data, place)
-            torn = torn or bool(flags & NLM_F_DUMP_INTR)
-            if kind == NLMSG_DONE:
-                return answers, torn
-            if kind == NLMSG_ERROR:
-                number = -struct.unpack_from("=i", data, place + 16)[0]
-                # The chain went away meanwhile, or this kernel has no nftables.
-                if number:
-                    return [], False
-            else:
-                body = data[place + 20 : place + length]
-                answers.append((data[place + 16], _attributes(body)))
-            place += (length + 3) & ~3
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
-    place = 0
-    while place + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, place)
-        if length < 4:
-            break
-        found[kind & 0x3FFF] = data[place + 4 : place + length]
-        place += (length + 3) & ~3
-    return found
-
-
-def _attribute(kind: int, data: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
-
-
-def _be32(data: bytes | None) -> int | None:
-    return None if data is None else int.from_bytes(data, "big")
-
-
-def _text(data: bytes) -> str:
-    return os.fsdecode(data.rstrip(b"\0"))

@@ -137,6 +137,10 @@ class Iptables:
         """Base chains of others that drop; see `Backend`."""
         return foreign.warnings(policy)
 
+    def told(self, policy: Policy) -> tuple[str, ...]:
+        """Nothing beyond its name; see `Backend`."""
+        return (f"the firewall is {self.name}",)
+
     def commit(self, policy: Policy) -> Answer:
         """Have workers edit what differs, one for each IP version; none where nothing does."""
         versions = sorted({s.version for s in states(policy) if s.edits})
@@ -172,6 +176,8 @@ def _start() -> subprocess.Popen[bytes]:
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "LC_ALL": "C",
             "PYTHONPATH": str(Path(reconciler.__file__).parents[1]),
+            # python-iptables imports distutils, in whose place setuptools puts all of itself.
+            "SETUPTOOLS_USE_DISTUTILS": "stdlib",
         },
     )
 

@@ -7,8 +7,11 @@ differs, and after it to see that the kernel holds what was meant. Nothing of th
 by the rest of the program.
 """
 
+import contextlib
 import ctypes
+import ctypes.util
 import fcntl
+import importlib.util
 import os
 import signal
 import struct
@@ -25,6 +28,13 @@ from reconciler.host.firewall import kernel
 from reconciler.host.firewall.iptables import Answer, Request, State, state
 
 LOCK = "/run/xtables.lock"
+LIBRARIES = {
+    "c": ("libc.so.6",),
+    "ip4tc": ("libip4tc.so.2",),
+    "ip6tc": ("libip6tc.so.2",),
+    "xtables": ("libxtables.so.12",),
+}
+"""Where they are by another name, they are searched for."""
 
 
 @contextmanager
@@ -55,9 +65,46 @@ def locked(timeout_s: float) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _found_at_once() -> None:
+    """Spare python-iptables the programs that it starts to find libraries and to load modules.
+
+    It asks ctypes, which runs ldconfig and gcc; the loader itself knows where a library is. And it
+    runs modprobe, also where the tables are there already.
+    """
+    search = ctypes.util.find_library
+
+    def find(name: str) -> str | None:
+        for library in LIBRARIES.get(name, ()):
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(library)
+                return library
+        # Its own helper lies beside it, where it looks by itself.
+        return None if "xtwrapper" in name else search(name)
+
+    ctypes.util.find_library = find
+    package = importlib.util.find_spec("iptc")
+    if package is None or package.submodule_search_locations is None:
+        return
+    path = os.path.join(package.submodule_search_locations[0], "util.py")
+    spec = importlib.util.spec_from_file_location("iptc.util", path)
+    if spec is None or spec.loader is None:
+        return
+    util = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(util)
+    real = util.load_kernel
+
+    def load_kernel(name: str, exc_if_failed: bool = False) -> None:
+        if not os.path.exists(f"/proc/thread-self/net/{name}_names"):
+            real(name, exc_if_failed)
+
+    util.load_kernel = load_kernel  # type: ignore[attr-defined]
+    sys.modules["iptc.util"] = util
+
+
 def load() -> Any:
     """Import python-iptables, which loads libraries and kernel modules."""
     try:
+        _found_at_once()
         import iptc
     except (ImportError, OSError, AttributeError, TypeError) as error:
         # Absent C libraries show as None, on which it then looks up a function.

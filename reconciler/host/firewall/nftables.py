@@ -1,0 +1,245 @@
+"""The nftables backend: one table, `inet runcnet`, changed by the nft program in one transaction.
+
+What stands is read in two ways: chains, rules and declarations by `nft -j -t`, which does not list
+elements; those by netlink, which is fifty times as quick as the program where they are thousands.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from typing import Any
+
+from reconciler.core import nft, nftset
+from reconciler.core.errors import FirewallError
+from reconciler.core.nftset import TABLE, Chain, Rule, Shape, Table
+from reconciler.core.policy import Policy
+from reconciler.host.firewall import Seen, foreign, nfnl
+from reconciler.host.firewall.iptables import BRIDGE_SYSCTL
+
+NAME = "runcnet"
+USER_CHAIN = f"{TABLE} {nftset.USER}"
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+READS = 20
+NOTHING = Policy()
+TIMEOUT_S = 60.0
+
+
+def program() -> str | None:
+    """The path of the nft program, if it is installed."""
+    return shutil.which("nft", path=f"{PATH}:/usr/local/sbin:/usr/local/bin")
+
+
+class Nftables:
+    """Rules in a table of our own, through nft."""
+
+    name = "nftables"
+
+    def look(self, policy: Policy) -> Seen:
+        """Compare the kernel with the policy; see `Backend`."""
+        if policy == NOTHING and program() is None:
+            lines = (f"table {TABLE}: no longer wanted",) if _removable() else ()
+            return Seen(
+                differences=lines, networks=frozenset(), guards=frozenset(), ports={}, notes=()
+            )
+        have = read()
+        want = _wanted(policy, have)
+        return Seen(
+            differences=tuple(nftset.differences(want, have)),
+            networks=nft.networks_in(have),
+            guards=nft.guards_in(have),
+            ports=nft.ports_in(have, policy.publications),
+            notes=(),
+        )
+
+    def replace(self, policy: Policy) -> tuple[str, ...]:
+        """Make the kernel match; see `Backend`."""
+        have = read()
+        want = _wanted(policy, have)
+        lines = nftset.script(want, have)
+        if not lines:
+            return ()
+        _nft("change the rules", "-f", "-", text="\n".join(lines) + "\n")
+        left = nftset.differences(want, read())
+        if left:
+            raise FirewallError(
+                f"firewall: check what was committed: {left[0]} (another program changes the table, "
+                "or this version of nft says otherwise what it is told)"
+            )
+        return ()
+
+    def remove(self) -> None:
+        """Take all of ours away; see `Backend`."""
+        if program() is not None:
+            self.replace(NOTHING)
+        elif _removable():
+            nfnl.remove_table(NAME)
+
+    def commands(self, policy: Policy) -> tuple[str, ...]:
+        """The edits as one command of a shell; see `Backend`."""
+        have = read()
+        lines = nftset.script(_wanted(policy, have), have)
+        return ("nft -f - <<'END'", *lines, "END") if lines else ()
+
+    def warnings(self, policy: Policy) -> tuple[str, ...]:
+        """Base chains of others that drop; see `Backend`."""
+        return foreign.warnings(policy, backend=self.name)
+
+    def told(self, policy: Policy) -> tuple[str, ...]:
+        """Nothing beyond its name; see `Backend`."""
+        return (f"the firewall is {self.name}",)
+
+
+def _wanted(policy: Policy, have: Table) -> Table:
+    bridged = [version for version, path in BRIDGE_SYSCTL.items() if os.path.exists(path)]
+    return nft.wanted(policy, have=have, bridged=bridged)
+
+
+def present() -> bool:
+    """Whether there is a table of our name; asks the kernel alone."""
+    return (nfnl.INET, NAME) in nfnl.tables()
+
+
+def stands() -> bool:
+    """Whether chains of ours stand; asks the kernel alone."""
+    names = (
+        nfnl.text(found[nfnl.CHAIN_NAME])
+        for family, found in nfnl.dump(nfnl.GETCHAIN, b"", nfnl.INET)
+        if family == nfnl.INET and nfnl.text(found[nfnl.CHAIN_TABLE]) == NAME
+    )
+    return any(not nftset.is_users(name) for name in names)
+
+
+def _removable() -> bool:
+    """Whether the table can go without the nft program, which would keep what the administrator wrote."""
+    return present() and not users_rules()
+
+
+def users_rules() -> bool:
+    """Whether the administrator's chain holds rules."""
+    body = nfnl.attribute(nfnl.RULE_TABLE, NAME.encode() + b"\0")
+    chain = nftset.USER.encode() + b"\0"
+    return any(
+        rule.get(nfnl.RULE_CHAIN) == chain for _, rule in nfnl.dump(nfnl.GETRULE, body, nfnl.INET)
+    )
+
+
+def read() -> Table:
+    """The table as it is."""
+    for _ in range(READS):
+        before = nfnl.generation()
+        found = _read()
+        if found is not None and nfnl.generation() == before:
+            return found
+    raise FirewallError(
+        f"firewall: read the table {TABLE}: nftables change all the time (find out who rewrites them)"
+    )
+
+
+def _read() -> Table | None:
+    """None: the table went away meanwhile."""
+    flags = nfnl.tables().get((nfnl.INET, NAME))
+    if flags is None:
+        return nftset.EMPTY
+    structure = nfnl.structure(NAME)
+    if not _last or _last[0] != structure:
+        try:
+            said = _nft("read the rules", "-j", "-t", "list", "table", "inet", NAME)
+        except FirewallError:
+            if present():
+                raise
+            return None
+        _last[:] = structure, _parsed(said)
+    found: Table = _last[1]
+    elements = {
+        name: nfnl.elements(NAME, name, shape)
+        for name, shape in found.shapes.items()
+        if nft.SHAPES.get(name) == shape and not shape.timeout_s
+    }
+    return found._replace(elements=elements, dormant=bool(flags & nfnl.DORMANT))
+
+
+_last: list[Any] = []
+"""The structure that was read last, and what nft said of it: the same bytes mean the same."""
+
+
+def _parsed(said: str) -> Table:
+    """The table without its elements, out of what nft prints."""
+    shapes: dict[str, Shape] = {}
+    chains: dict[str, Chain] = {}
+    rules: dict[str, list[Rule]] = {}
+    held: set[str] = set()
+    for item in json.loads(said)["nftables"]:
+        ((kind, one),) = item.items()
+        if kind in ("set", "map"):
+            shapes[one["name"]] = _shape(one)
+        elif kind == "chain":
+            hook = (one["type"], one["hook"], one["prio"], one["policy"]) if "hook" in one else None
+            chains[one["name"]] = Chain((), hook)
+        elif kind == "rule":
+            code = nftset.rule_code(one["expr"], one.get("comment", ""))
+            rules.setdefault(one["chain"], []).append(Rule(code))
+            if nftset.is_users(one["chain"]):
+                held |= _names(one["expr"])
+    for name, chain in chains.items():
+        chains[name] = chain._replace(rules=tuple(rules.get(name, ())))
+    return Table(shapes, {}, chains, held=frozenset(held))
+
+
+def _shape(one: dict[str, Any]) -> Shape:
+    key = one["type"]
+    data = one.get("map", ())
+    # What is in no word of ours makes it another shape than any of ours.
+    flags = set(_listed(one.get("flags", ()))) - {"dynamic", "timeout"}
+    known = {"family", "name", "table", "type", "handle", "map", "flags", "timeout", "size", "elem"}
+    odd = tuple(sorted((flags - {"interval"}) | (set(one) - known)))
+    return Shape(
+        (*_listed(key), *odd),
+        tuple(data.split(" . ")) if isinstance(data, str) else tuple(data),
+        interval="interval" in flags,
+        timeout_s=one.get("timeout", 0),
+        size=one.get("size", 0),
+    )
+
+
+def _listed(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _names(value: Any) -> set[str]:
+    """The chains and sets that an expression leads to or looks up."""
+    if isinstance(value, dict):
+        found = {str(value["target"])} if set(value) == {"target"} else set()
+        return found.union(*(_names(one) for one in value.values()))
+    if isinstance(value, list):
+        return set().union(*(_names(one) for one in value))
+    return {value[1:]} if isinstance(value, str) and value.startswith("@") else set()
+
+
+def _nft(action: str, *words: str, text: str = "") -> str:
+    path = program()
+    if path is None:
+        raise FirewallError(
+            f"firewall: {action}: there is no nft program (install nftables, or run with "
+            "--firewall iptables)"
+        )
+    # -S and -y are not given: numbers and names come as this version prints them to a script.
+    try:
+        done = subprocess.run(
+            [path, *words],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+            start_new_session=True,
+            timeout=TIMEOUT_S,
+            env={"PATH": PATH, "LC_ALL": "C"},
+        )
+    except subprocess.TimeoutExpired:
+        raise FirewallError(f"firewall: {action}: nft took over {TIMEOUT_S:g} s") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        said = lines[0] if lines else f"it ended with {done.returncode}"
+        raise FirewallError(f"firewall: {action}: nft: {said}")
+    return done.stdout
