@@ -264,9 +264,28 @@ def _interfaces(r: Reader, raw: RawContainer, networks: Mapping[str, Network]) -
                 ),
                 default_versions=defaults.get(where, ()),
                 place=r.tree.place((*r.path, *where)),
+                antispoof=_antispoof(r, item, where, network),
             )
         )
     return result
+
+
+def _antispoof(
+    r: Reader, item: RawInterface, where: tuple[str | int, ...], network: Network
+) -> bool:
+    given = r.maybe(fields.boolean, item.antispoof, *where, "antispoof")
+    if given is None or given == network.antispoof:
+        return network.antispoof
+    if network.external:
+        r.error("nothing is checked on somebody else's bridge (drop the key)", *where, "antispoof")
+    elif network.type == "routed":
+        r.error(
+            f"one rule checks all members of the routed network {network.name} alike "
+            f"(say antispoof: {'true' if given else 'false'} there, or give this one a network of its own)",
+            *where,
+            "antispoof",
+        )
+    return given
 
 
 def _addresses(

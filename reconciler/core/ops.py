@@ -18,6 +18,7 @@ from reconciler.core.entries import (
     RemoveRoute,
     RemoveRule,
     SetSysctl,
+    TellBridge,
     Word,
     accept_ra,
     address_line,
@@ -25,6 +26,7 @@ from reconciler.core.entries import (
     port_words,
     route_words,
     rule_words,
+    table_line,
 )
 from reconciler.core.model import Address, InterfaceAddress
 from reconciler.core.names import container_alias, mac_text, network_alias
@@ -55,6 +57,7 @@ __all__ = [
     "ReplaceFirewall",
     "SetLink",
     "SetSysctl",
+    "TellBridge",
     "WireBundle",
     "WriteDns",
     "accept_ra",
@@ -388,6 +391,9 @@ def _endpoint_commands(op: Operation, endpoint: Endpoint) -> list[str]:
     if endpoint.port:
         words = port_words(endpoint.port)
         lines.append(line("ip", "link", "set", host, "type", "bridge_slave", *words))
+    lines += [table_line("replace", host, mac) for mac in sorted(endpoint.told)]
+    if endpoint.manner and endpoint.mtu >= IPV6_MTU:
+        lines.append(op._sysctl(*endpoint.manner))
     lines += [
         line("ip", "link", "set", host, "up"),
         *_no_noise(op, endpoint.name, endpoint.mtu, host=False),
