@@ -58,15 +58,17 @@ static void read_inet6(struct rcn_link *link, struct rcn_attributes all)
         while (rcn_next(&inet6, &inner))
             if (inner.type == IFLA_INET6_ADDR_GEN_MODE)
                 link->gen_mode = rcn_u8(&inner);
-            else if (inner.type == IFLA_INET6_CONF)
+            else if (inner.type == IFLA_INET6_CONF) {
                 link->accept_ra = small(&inner, DEVCONF_ACCEPT_RA);
+                link->ipv6_off = small(&inner, DEVCONF_DISABLE_IPV6);
+            }
     }
 }
 
 static void read_info(struct rcn_link *link, struct rcn_attributes all)
 {
     struct rcn_attribute one, inner;
-    bool port = false;
+    bool port = false, learns = false;
 
     while (rcn_next(&all, &one)) {
         if (one.type == IFLA_INFO_KIND)
@@ -82,9 +84,14 @@ static void read_info(struct rcn_link *link, struct rcn_attributes all)
                     link->port |= RCN_PORT_HAIRPIN;
                 else if (inner.type == IFLA_BRPORT_LOCKED && rcn_u8(&inner))
                     link->port |= RCN_PORT_LOCKED;
+                else if (inner.type == IFLA_BRPORT_LEARNING)
+                    learns = rcn_u8(&inner);
             }
         }
     }
+    /* A locked port that learns lets through what it has learned, from an LLDP frame for one. */
+    if (learns)
+        link->port &= (uint8_t)~RCN_PORT_LOCKED;
 }
 
 static int read_link(struct rcn_scan *scan, struct rcn_space *space, const char *data, size_t size)
@@ -102,7 +109,7 @@ static int read_link(struct rcn_scan *scan, struct rcn_space *space, const char 
     link->index = message.ifi_index;
     link->flags = message.ifi_flags;
     link->peer_nsid = -1;
-    link->gen_mode = link->accept_ra = RCN_NO_IPV6;
+    link->gen_mode = link->accept_ra = link->ipv6_off = RCN_NO_IPV6;
     struct rcn_attributes all = {data + NLMSG_ALIGN(sizeof message),
                                  size - NLMSG_ALIGN(sizeof message)};
     while (rcn_next(&all, &one)) {
@@ -302,9 +309,14 @@ static int read_neighbour(struct rcn_scan *scan, struct rcn_space *space, const 
     if (size < sizeof message)
         return -EBADMSG;
     memcpy(&message, data, sizeof message);
-    if (!(message.ndm_state & NUD_PERMANENT) || message.ndm_flags & NTF_PROXY ||
-        (message.ndm_family != AF_INET && message.ndm_family != AF_INET6))
+    bool bridged = message.ndm_family == AF_BRIDGE;
+    if (bridged) {
+        if (message.ndm_state != NUD_NOARP || !(message.ndm_flags & NTF_STICKY))
+            return 0;
+    } else if (!(message.ndm_state & NUD_PERMANENT) || message.ndm_flags & NTF_PROXY ||
+               (message.ndm_family != AF_INET && message.ndm_family != AF_INET6)) {
         return 0;
+    }
     memset(&found, 0, sizeof found);
     found.index = message.ndm_ifindex;
     found.family = message.ndm_family;
@@ -317,8 +329,10 @@ static int read_neighbour(struct rcn_scan *scan, struct rcn_space *space, const 
             rcn_copy(found.mac, sizeof found.mac, &one);
         else if (one.type == NDA_PROTOCOL)
             protocol = rcn_u8(&one);
+        else if (one.type == NDA_VLAN && bridged)
+            return 0; /* the kernel's copy for each VLAN of the port */
     }
-    if (protocol != RCN_PROTOCOL)
+    if (!bridged && protocol != RCN_PROTOCOL)
         return 0;
     struct rcn_neighbour *row = rcn_grow(scan, RCN_NEIGHBOURS, sizeof *row);
     if (!row)

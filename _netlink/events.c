@@ -127,7 +127,8 @@ static bool read_rule(struct rcn_event *event, const char *data, size_t size)
     return true;
 }
 
-/* Neighbours come and go with traffic: only ours count, and what takes their place. */
+/* Neighbours come and go with traffic: only ours count, and what takes their place; of bridges'
+ * tables, likewise, only what is told to them as we do. */
 static bool read_neighbour(struct rcn_event *event, const char *data, size_t size)
 {
     struct ndmsg message;
@@ -138,6 +139,11 @@ static bool read_neighbour(struct rcn_event *event, const char *data, size_t siz
     if (size < sizeof message)
         return false;
     memcpy(&message, data, sizeof message);
+    if (message.ndm_family == AF_BRIDGE) {
+        event->index = message.ndm_ifindex;
+        event->family = message.ndm_family;
+        return message.ndm_state == NUD_NOARP && message.ndm_flags & NTF_STICKY;
+    }
     if (message.ndm_family != AF_INET && message.ndm_family != AF_INET6)
         return false;
     event->index = message.ndm_ifindex;

@@ -23,7 +23,8 @@ enum rcn_kind {
     RCN_SYSCTL
 };
 
-/* How a bridge treats a port of its own. */
+/* How a bridge treats a port of its own. A veth that is made locked gets the entry of its inner
+ * end's MAC in the bridge's table along. */
 enum rcn_port {
     RCN_PORT_ISOLATED = 1, /* nothing between two such ports */
     RCN_PORT_HAIRPIN = 2,  /* a frame may leave where it came in */
@@ -54,7 +55,9 @@ struct rcn_job {
     uint32_t unused;
 };
 
-/* 384 bytes; what a field means depends on the kind. Addresses are in network byte order. */
+/* 384 bytes; what a field means depends on the kind. Addresses are in network byte order. A
+ * neighbour of family AF_BRIDGE is an entry of a bridge's table: `mac` is behind that port,
+ * whatever is heard elsewhere (static and sticky). */
 struct rcn_step {
     uint8_t kind;
     uint8_t inside;
@@ -120,7 +123,8 @@ struct rcn_link {
     uint8_t gen_mode;  /* RCN_NO_IPV6 where the link has no IPv6 */
     uint8_t accept_ra; /* the sysctl of that name; RCN_NO_IPV6 likewise */
     uint8_t port;      /* enum rcn_port */
-    uint8_t unused[3];
+    uint8_t ipv6_off;  /* the sysctl disable_ipv6; RCN_NO_IPV6 likewise */
+    uint8_t unused[2];
     uint8_t mac[6];
     char name[16];
     char kind[16];
@@ -166,7 +170,8 @@ struct rcn_rule {
     uint8_t source[16];
 };
 
-/* Permanent entries that carry our protocol number, only. */
+/* Permanent entries that carry our protocol number, only. Of family AF_BRIDGE: static and sticky
+ * entries of bridges' tables, `index` is the port's. */
 struct rcn_neighbour {
     int32_t index;
     uint8_t family;

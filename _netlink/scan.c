@@ -24,8 +24,17 @@
 #define TORN_TRIES 50
 #define FEW_LINKS 32 /* from more on, one dump of all is the cheaper question */
 
+/* What is dumped: a message's type, and the family where it makes a difference (else 0). */
+struct table {
+    uint16_t type;
+    uint8_t family;
+};
+
+static const struct table NEIGHBOURS = {RTM_GETNEIGH, AF_UNSPEC};
+static const struct table BRIDGED = {RTM_GETNEIGH, AF_BRIDGE};
+
 /* `index`: ask for the rows of that link alone (0: of all). Rules belong to none. */
-static int ask(int fd, uint16_t type, int32_t index, uint32_t sequence)
+static int ask(int fd, struct table table, int32_t index, uint32_t sequence)
 {
     struct {
         struct nlmsghdr header;
@@ -39,7 +48,7 @@ static int ask(int fd, uint16_t type, int32_t index, uint32_t sequence)
         } body;
     } request;
     size_t size = sizeof(struct rtmsg);
-    uint16_t by_link = 0;
+    uint16_t type = table.type, by_link = 0;
 
     memset(&request, 0, sizeof request);
     if (type == RTM_GETLINK) {
@@ -56,6 +65,7 @@ static int ask(int fd, uint16_t type, int32_t index, uint32_t sequence)
         size = sizeof(struct fib_rule_hdr);
     } else if (type == RTM_GETNEIGH) {
         size = sizeof(struct ndmsg);
+        request.body.neighbour.ndm_family = table.family;
         by_link = NDA_IFINDEX;
     } else if (type == RTM_GETROUTE) {
         by_link = RTA_OIF;
@@ -73,10 +83,10 @@ static int ask(int fd, uint16_t type, int32_t index, uint32_t sequence)
     return send(fd, &request, request.header.nlmsg_len, 0) < 0 ? -errno : 0;
 }
 
-static int dump_once(struct rcn_scan *scan, struct rcn_space *space, int fd, uint16_t type,
+static int dump_once(struct rcn_scan *scan, struct rcn_space *space, int fd, struct table table,
                      int32_t index, uint32_t sequence, char *buffer)
 {
-    int done = ask(fd, type, index, sequence);
+    int done = ask(fd, table, index, sequence);
 
     while (!done) {
         ssize_t got = recv(fd, buffer, RECEIVE, 0);
@@ -92,7 +102,7 @@ static int dump_once(struct rcn_scan *scan, struct rcn_space *space, int fd, uin
 
 /* What is left of a torn dump must not be taken for the answer to the next question: it carries an
  * old sequence number, and is passed over by that. */
-static int dump(struct rcn_scan *scan, struct rcn_space *space, int fd, uint16_t type,
+static int dump(struct rcn_scan *scan, struct rcn_space *space, int fd, struct table table,
                 int32_t index, uint32_t *sequence, char *buffer)
 {
     struct rcn_space before = *space;
@@ -101,7 +111,7 @@ static int dump(struct rcn_scan *scan, struct rcn_space *space, int fd, uint16_t
 
     memcpy(used, scan->used, sizeof used);
     for (int i = 0; i < TORN_TRIES; i++) {
-        error = dump_once(scan, space, fd, type, index, ++*sequence, buffer);
+        error = dump_once(scan, space, fd, table, index, ++*sequence, buffer);
         if (error != -EINTR && error != -EBUSY)
             return error;
         *space = before;
@@ -315,13 +325,13 @@ static int read_links(struct rcn_scan *scan, struct rcn_space *space, int fd, co
 }
 
 /* The rows of few links, one question a link; a link that is not there has none. */
-static int dump_links(struct rcn_scan *scan, struct rcn_space *space, int fd, uint16_t type,
+static int dump_links(struct rcn_scan *scan, struct rcn_space *space, int fd, struct table table,
                       const int32_t *links, uint32_t n_links, uint32_t *sequence, char *buffer)
 {
     int error = 0;
 
     for (uint32_t i = 0; i < n_links && !error; i++) {
-        error = dump(scan, space, fd, type, links[i], sequence, buffer);
+        error = dump(scan, space, fd, table, links[i], sequence, buffer);
         if (error == -ENODEV)
             error = 0;
     }
@@ -341,10 +351,35 @@ struct scanning {
     int error;
 };
 
+/* The caller's own: permanent neighbours, and what bridges are told where any of the links is a
+ * port. (A port's entries are found by a walk through its bridge's whole table.) */
+static int read_neighbours(const struct scanning *all, struct rcn_space *space, int fd, bool few,
+                           uint32_t *sequence, char *buffer)
+{
+    size_t size = sizeof(struct rcn_link);
+    size_t first = all->scan->used[RCN_LINKS] - space->n_links * size;
+    bool ports = false;
+
+    for (uint32_t i = 0; i < space->n_links && !ports; i++) {
+        struct rcn_link link;
+        memcpy(&link, all->scan->rows[RCN_LINKS] + first + i * size, sizeof link);
+        ports = link.master != 0;
+    }
+    int error = few ? dump_links(all->scan, space, fd, NEIGHBOURS, all->links, all->n_links,
+                                 sequence, buffer)
+                    : dump(all->scan, space, fd, NEIGHBOURS, 0, sequence, buffer);
+    if (error || !ports)
+        return error;
+    return few ? dump_links(all->scan, space, fd, BRIDGED, all->links, all->n_links, sequence,
+                            buffer)
+               : dump(all->scan, space, fd, BRIDGED, 0, sequence, buffer);
+}
+
 static int scan_space(const struct scanning *all, struct rcn_space *space, const char *path,
                       struct rcn_procfs *proc, char *buffer)
 {
-    static const uint16_t types[] = {RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE};
+    static const struct table tables[] = {
+        {RTM_GETLINK, 0}, {RTM_GETADDR, 0}, {RTM_GETROUTE, 0}, {RTM_GETRULE, 0}};
     uint32_t sequence = 0;
     struct stat found;
     int error = 0;
@@ -370,25 +405,22 @@ static int scan_space(const struct scanning *all, struct rcn_space *space, const
     if (fd < 0)
         return fd;
     space->cookie = rcn_socket_cookie(fd);
-    for (size_t i = 0; !error && i < sizeof types / sizeof *types; i++) {
+    for (size_t i = 0; !error && i < sizeof tables / sizeof *tables; i++) {
         if (!(all->what & 1U << i))
             continue;
-        if (own && types[i] == RTM_GETLINK && all->n_links)
+        if (own && tables[i].type == RTM_GETLINK && all->n_links)
             error = read_links(all->scan, space, fd, all->links, all->n_links, &sequence, buffer);
-        else if (few && types[i] != RTM_GETRULE)
-            error = dump_links(all->scan, space, fd, types[i], all->links, all->n_links, &sequence,
+        else if (few && tables[i].type != RTM_GETRULE)
+            error = dump_links(all->scan, space, fd, tables[i], all->links, all->n_links, &sequence,
                                buffer);
         else
-            error = dump(all->scan, space, fd, types[i], 0, &sequence, buffer);
+            error = dump(all->scan, space, fd, tables[i], 0, &sequence, buffer);
         if (error == -EOPNOTSUPP) /* a kernel without policy rules */
             error = 0;
     }
     if (!error && all->what & RCN_WHAT_NEIGHBOURS) {
-        if (few)
-            error = dump_links(all->scan, space, fd, RTM_GETNEIGH, all->links, all->n_links,
-                               &sequence, buffer);
-        else if (own)
-            error = dump(all->scan, space, fd, RTM_GETNEIGH, 0, &sequence, buffer);
+        if (own)
+            error = read_neighbours(all, space, fd, few, &sequence, buffer);
         else
             error = read_gateways(all->scan, space, fd, &sequence, buffer);
     }

@@ -76,9 +76,27 @@ static void put_end(struct rcn_buffer *buffer, const char *name, const uint8_t m
     rcn_put_u32(buffer, IFLA_NUM_RX_QUEUES, 1);
 }
 
+/* An entry of the bridge's table. `sticky`: it stays there also where that MAC is heard behind
+ * another port, and tells our entries from an administrator's. */
+static void fdb_entry(struct rcn_buffer *buffer, const uint8_t mac[6], int port, bool remove)
+{
+    uint16_t type = remove ? RTM_DELNEIGH : RTM_NEWNEIGH;
+    uint16_t flags = remove ? 0 : NLM_F_CREATE | NLM_F_REPLACE;
+    struct ndmsg *message = rcn_begin(buffer, type, flags, sizeof *message);
+
+    if (message) {
+        message->ndm_family = AF_BRIDGE;
+        message->ndm_ifindex = port;
+        message->ndm_state = NUD_NOARP;
+        message->ndm_flags = NTF_MASTER | NTF_STICKY;
+    }
+    rcn_put(buffer, NDA_LLADDR, mac, 6);
+}
+
 /* The pair, and in a second message what a creating message takes no notice of: the alias
- * (ignored) and the address generation mode (EAFNOSUPPORT). Both go out in one datagram, so that no
- * kill falls between them; the second names the link by its number, which nobody else can have. */
+ * (ignored) and the address generation mode (EAFNOSUPPORT); in a third one what stands behind a
+ * locked port. All go out in one datagram, so that no kill falls between them; those behind the
+ * first name the link by its number, which nobody else can have. */
 static int veth(struct rcn_buffer *buffer, const struct rcn_step *step, int netns)
 {
     struct ifinfomsg *link =
@@ -114,7 +132,10 @@ static int veth(struct rcn_buffer *buffer, const struct rcn_step *step, int netn
         put_gen_mode(buffer, GEN_MODE_NONE);
     if (step->port)
         put_port(buffer, step->port);
-    return 2;
+    if (!(step->port & RCN_PORT_LOCKED))
+        return 2;
+    fdb_entry(buffer, step->peer_mac, step->index, false);
+    return 3;
 }
 
 static int bridge(struct rcn_buffer *buffer, const struct rcn_step *step)
@@ -242,6 +263,10 @@ static int rule(struct rcn_buffer *buffer, const struct rcn_step *step)
 
 static int neighbour(struct rcn_buffer *buffer, const struct rcn_step *step, int index)
 {
+    if (step->family == AF_BRIDGE) {
+        fdb_entry(buffer, step->mac, index, step->remove);
+        return 1;
+    }
     uint16_t type = step->remove ? RTM_DELNEIGH : RTM_NEWNEIGH;
     uint16_t flags = step->remove ? 0 : NLM_F_CREATE | NLM_F_REPLACE;
     struct ndmsg *message = rcn_begin(buffer, type, flags, sizeof *message);

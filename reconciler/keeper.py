@@ -188,10 +188,12 @@ class Keeper:
         trial.settle(store, self.settings.config_dirs)
         return store.trials.serial() != before
 
-    def _looking(self, scope: Collection[str] | None) -> Callable[[], None]:
-        def looking() -> None:
+    def _looking(self, scope: Collection[str] | None) -> Callable[[Collection[str] | None], None]:
+        def looking(objects: Collection[str] | None) -> None:
             self.hear()
-            self._looked_at(scope)
+            # A pass over everything looks at what it changed alone for the second time: of all else,
+            # what is heard by then is still to be seen.
+            self._looked_at(scope if objects is None else objects)
 
         return looking
 
@@ -300,7 +302,8 @@ class Keeper:
         with store.transaction():
             store.save_book(old, new)
             here = self._unwritten & prospect.declared.loaded.accepted
-            write_down(store, prospect.declared, here, forget=self._unwritten - here)
+            memory = store.memory(self._unwritten)
+            write_down(store, prospect.declared, memory, here, forget=self._unwritten - here)
         self._unwritten.clear()
 
     def _close_pass(

@@ -6,7 +6,7 @@ from reconciler.core import ops
 from reconciler.core.hostview import Group
 from reconciler.core.model import BITS, PROTOCOL, Address, InterfaceAddress, Subnet
 from reconciler.core.rows import GEN_MODE_NONE, IPV6_MTU, NO_IPV6, Link, LinkAddress
-from reconciler.core.wanted import DesiredRoute
+from reconciler.core.wanted import OFF, DesiredRoute, Endpoint
 
 SECONDARY = 1
 """IFA_F_SECONDARY of linux/if_addr.h: an IPv4 address that came after another one of its subnet."""
@@ -68,6 +68,37 @@ def deafen(owner: str, link: Link, name: str, mtu: int) -> Group:
     if not fresh and (mtu < IPV6_MTU or link.accept_ra in (0, NO_IPV6)):
         return []
     return [ops.SetSysctl(object=owner, name=ops.accept_ra(name), value="0", if_there=True)]
+
+
+KERNELS = (1, 2, 3)
+"""IFAPROT_KERNEL_LO, _RA and _LL of linux/if_addr.h: addresses that the kernel gives by itself."""
+
+
+def quiet(
+    owner: str, netns: str, endpoint: Endpoint, inner: Link, seen: Sequence[LinkAddress]
+) -> Group:
+    """An interface has no IPv6, or believes no router. `seen`: what stands on it.
+
+    An IPv6 address that a workload has given itself is its own affair: it stays.
+    """
+    if endpoint.manner is None or endpoint.mtu < IPV6_MTU:
+        return []
+    name, value = endpoint.manner
+
+    def said(name: str, value: str) -> ops.SetSysctl:
+        return ops.SetSysctl(object=owner, netns=netns, name=name, value=value, if_there=True)
+
+    if inner.mtu < IPV6_MTU and inner.ipv6_off == NO_IPV6:
+        return [said(name, value)]  # it comes with the MTU, and the kernel's defaults
+    if endpoint.ipv6 == OFF:
+        own = any(a.address.version == 6 and a.protocol not in (*KERNELS, PROTOCOL) for a in seen)
+        return [said(name, value)] if inner.ipv6_off == 0 and not own else []
+    group: Group = []
+    if inner.ipv6_off not in (0, NO_IPV6):
+        group.append(said(f"net/ipv6/conf/{endpoint.name}/disable_ipv6", "0"))
+    if inner.accept_ra not in (0, NO_IPV6):
+        group.append(said(name, value))
+    return group
 
 
 def differs(seen: str, wanted: str) -> str | None:

@@ -278,7 +278,7 @@ def _nat_phase(rule: Rule) -> int:
 def _raw_chains(policy: Policy, version: int, have: Chains) -> dict[str, tuple[Rule, ...]]:
     sections = _standing(have.get(PREROUTING, ()), policy.kept)
     for network, _ in _networks(policy, version):
-        if network.group:
+        if network.group and network.antispoof:
             astray = Rule("DROP", MARK + network.name, astray=True)
             sections[network.name] = (from_network(astray, network),)
     rules = tuple(rule for name in sorted(sections) for rule in sections[name])

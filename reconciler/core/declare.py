@@ -69,6 +69,7 @@ def network(tree: Tree, path: Path, name: str, raw: RawNetwork) -> Network:
         or "",
         internal=internal,
         isolate_members=r.flag(raw.isolate_members, "isolate_members"),
+        antispoof=_antispoof(r, raw, external=external),
         allow=_allowed(r, raw, name, internal=internal),
         host_access=_host_access(r, raw),
         denied=_denied(r, raw),
@@ -106,6 +107,13 @@ def _allowed(r: Reader, raw: RawNetwork, name: str, *, internal: bool) -> tuple[
         elif other not in found:
             found.append(other)
     return tuple(sorted(found))
+
+
+def _antispoof(r: Reader, raw: RawNetwork, *, external: bool) -> bool:
+    given = r.maybe(fields.boolean, raw.antispoof, "antispoof")
+    if given and external:
+        r.error("nothing is checked on somebody else's bridge (drop the key)", "antispoof")
+    return not external and given is not False
 
 
 def _host_access(r: Reader, raw: RawNetwork) -> bool | tuple[HostPort, ...]:

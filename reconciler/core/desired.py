@@ -11,6 +11,7 @@ from reconciler.core.model import (
     BITS,
     PORT_HAIRPIN,
     PORT_ISOLATED,
+    PORT_LOCKED,
     Address,
     Container,
     Interface,
@@ -22,6 +23,8 @@ from reconciler.core.model import (
 from reconciler.core.policy import NetworkPolicy, Publication
 from reconciler.core.rows import Space
 from reconciler.core.wanted import (
+    DEAF,
+    OFF,
     TABLE,
     Bridge,
     Desired,
@@ -35,7 +38,7 @@ from reconciler.core.wanted import (
 PING_GROUPS = ("net.ipv4.ping_group_range", "0 2147483647")
 """Lets every group open ICMP datagram sockets: ping without CAP_NET_RAW (icmp(7))."""
 MTU_DEFAULT = 1500
-VERSION = 2
+VERSION = 3
 """Of what is made from a declaration, and of what counts as a difference: to be raised with either,
 for what an older one found to be right is not looked at again."""
 
@@ -132,6 +135,7 @@ def _policy(network: Network) -> NetworkPolicy:
         allow=network.allow,
         host_access=network.host_access,
         denied=network.denied,
+        antispoof=network.antispoof,
         group=names.network_group(network.name) if network.type == "routed" else 0,
     )
 
@@ -291,7 +295,15 @@ def _port(container: Container, interface: Interface, network: Network) -> int:
         # Where br_netfilter translates what a container sends to its own published port, the bridge
         # has to send it back to where it came from.
         port |= PORT_HAIRPIN
-    return port
+    return port | PORT_LOCKED if interface.antispoof else port
+
+
+def _ipv6(network: Network) -> str:
+    """How members treat IPv6: without a subnet of it they have none, and where all addresses are ours
+    to give no router is believed. Where nothing is declared at all, nothing is said."""
+    if network.subnets and network.subnet(6) is None:
+        return OFF
+    return "" if network.external else DEAF
 
 
 def _endpoint(
@@ -338,6 +350,7 @@ def _endpoint(
             group=link.group,
             gateways=gateways,
             neighbours=neighbours,
+            ipv6=_ipv6(network),
             routes=tuple(
                 DesiredRoute(
                     to=_whole(address).subnet,
@@ -367,4 +380,5 @@ def _endpoint(
         addresses=tuple(carried),
         port=_port(container, interface, network),
         neighbours=neighbours,
+        ipv6=_ipv6(network),
     )

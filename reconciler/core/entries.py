@@ -163,6 +163,23 @@ class RemoveNeighbour(Operation, frozen=True, kw_only=True):
         return [self._ip("neigh", "del", self.row.address, "dev", self.link)]
 
 
+class TellBridge(Operation, frozen=True, kw_only=True):
+    """A bridge is told what stands behind a port, or that something does no longer."""
+
+    link: str
+    index: int
+    mac: bytes
+    forget: bool = False
+
+    def describe(self) -> str:
+        if self.forget:
+            return f"forget {mac_text(self.mac)} behind {self.link}"
+        return f"tell the bridge of {self.link} that {mac_text(self.mac)} is behind it"
+
+    def commands(self) -> list[str]:
+        return [table_line("del" if self.forget else "replace", self.link, self.mac)]
+
+
 class SetSysctl(Operation, frozen=True, kw_only=True):
     """A sysctl that differs; slashes part the name where an interface's name holds dots."""
 
@@ -205,6 +222,13 @@ def address_line(op: Operation, link: str, address: InterfaceAddress, verb: str)
         words += ["brd", "+"]
     # `proto` is left out: iproute2 before 6.3 does not know it for addresses.
     return op._ip(*words, "dev", link)
+
+
+def table_line(verb: str, link: str, mac: bytes) -> str:
+    """The `bridge fdb` line of a port's entry."""
+    return shlex.join(
+        ["bridge", "fdb", verb, mac_text(mac), "dev", link, "master", "static", "sticky"]
+    )
 
 
 def port_words(port: int) -> list[str]:

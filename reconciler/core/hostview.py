@@ -28,6 +28,13 @@ class HostView:
         self.indexes = {link.name: link.index for link in host.links}
         self.bridges = {network: link.index for network, link in observed.bridges.items()}
         self.neighbours = {(row.index, row.address): row for row in host.neighbours}
+        ours = set(self.bridges.values())
+        ports = {link.index for link in host.links if link.master in ours} if host.table else ()
+        self.told: dict[int, set[bytes]] = {}
+        """Port of a bridge of ours → the MACs that the bridge is told to be behind it."""
+        for told in host.table:
+            if told.index in ports:
+                self.told.setdefault(told.index, set()).add(told.mac)
         self.by_mac: dict[tuple[int, bytes], list[NeighbourRow]] = {}
         for row in host.neighbours:
             self.by_mac.setdefault((row.index, row.mac), []).append(row)
@@ -57,6 +64,10 @@ class HostView:
             for address in e.neighbours
         }
         """Neighbours on bridges that somebody has or is about to have: an address can change hands."""
+        self.macs = {
+            (e.bridge, mac) for m in members for e in m.endpoints if e.port for mac in e.told
+        }
+        """What bridges are told, whichever port it is behind: a MAC can change hands."""
         self.places = {route.to for m in members for e in m.endpoints for route in e.routes}
         """Where the host's routes to members are to lead, whoever has the address now."""
         self.flushed: set[str] = set()
@@ -114,12 +125,9 @@ class HostView:
                 for gateway in endpoint.gateways
                 if inner_lost or inside.get(gateway) != endpoint.host_mac
             ]
-        if endpoint.group:
-            index = end.host.index
-            group += self._route_repairs(owner, endpoint, index, down)
-        else:
-            group += self._route_repairs(owner, endpoint, end.host.index, down)
-            index = self.indexes.get(endpoint.bridge, 0)
+        group += self._route_repairs(owner, endpoint, end.host.index, down)
+        index = end.host.index if endpoint.group else self.indexes.get(endpoint.bridge, 0)
+        if not endpoint.group:  # a bridge keeps its neighbours whatever becomes of its ports
             host_lost = endpoint.bridge in self.flushed
         for address in endpoint.neighbours:
             row = self.neighbours.get((index, address))
@@ -139,6 +147,27 @@ class HostView:
             ]
         return group
 
+    def table_repairs(
+        self, owner: str, endpoint: Endpoint, outer: Link, stays: bool
+    ) -> tuple[Group, Group]:
+        """What its bridge is to be told about its port, and what it is to forget.
+
+        `stays`: whether it is in that bridge already; a port that leaves one takes its entries along.
+        """
+        seen = self.told.get(outer.index, set()) if stays else set()
+        told: Group = [
+            ops.TellBridge(object=owner, link=endpoint.host_name, index=outer.index, mac=mac)
+            for mac in sorted(endpoint.told - seen)
+        ]
+        forgotten: Group = [
+            ops.TellBridge(
+                object=owner, link=endpoint.host_name, index=outer.index, mac=mac, forget=True
+            )
+            for mac in sorted(seen - endpoint.told)
+            if (endpoint.bridge, mac) not in self.macs
+        ]
+        return told, forgotten
+
     def entries_stand(self, member: Member, seen: SeenContainer) -> bool:
         """Whether the host's neighbours and routes for a container are as they should be."""
         ends = {end.name: end.host.index for end in seen.ends}
@@ -150,7 +179,10 @@ class HostView:
                     return False
             else:
                 index = self.indexes.get(endpoint.bridge, 0)
-                if endpoint.bridge in self.flushed or self.routes.get(ends.get(endpoint.name, 0)):
+                port = ends.get(endpoint.name, 0)
+                if endpoint.bridge in self.flushed or self.routes.get(port):
+                    return False
+                if self.told.get(port, set()) != endpoint.told:
                     return False
             rows = self.by_mac.get((index, endpoint.mac), ())
             if len(rows) != len(endpoint.neighbours) or any(

@@ -247,7 +247,7 @@ def _interfaces(r: Reader, raw: RawContainer, networks: Mapping[str, Network]) -
                     *where, "addresses")  # fmt: skip
         mtu = None
         if item.mtu is not None:
-            allowed = range(fields.MTU_IPV6 if len(network.subnets) > 1 else 68,
+            allowed = range(fields.MTU_IPV6 if network.subnet(6) is not None else 68,
                             (network.mtu or 65535) + 1)  # fmt: skip
             parse = partial(fields.number, allowed=allowed, what="MTU up to the network's")
             mtu = r.read(parse, item.mtu, *where, "mtu")
@@ -264,9 +264,28 @@ def _interfaces(r: Reader, raw: RawContainer, networks: Mapping[str, Network]) -
                 ),
                 default_versions=defaults.get(where, ()),
                 place=r.tree.place((*r.path, *where)),
+                antispoof=_antispoof(r, item, where, network),
             )
         )
     return result
+
+
+def _antispoof(
+    r: Reader, item: RawInterface, where: tuple[str | int, ...], network: Network
+) -> bool:
+    given = r.maybe(fields.boolean, item.antispoof, *where, "antispoof")
+    if given is None or given == network.antispoof:
+        return network.antispoof
+    if network.external:
+        r.error("nothing is checked on somebody else's bridge (drop the key)", *where, "antispoof")
+    elif network.type == "routed":
+        r.error(
+            f"one rule checks all members of the routed network {network.name} alike "
+            f"(say antispoof: {'true' if given else 'false'} there, or give this one a network of its own)",
+            *where,
+            "antispoof",
+        )
+    return given
 
 
 def _addresses(

@@ -193,6 +193,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     inbound: str
     internal: bool
     isolate_members: bool
+    antispoof: bool
+    """Whether members can send from what is their own alone; never on somebody else's bridge."""
     allow: tuple[str, ...]
     """Networks whose members may open connections to this one's."""
     host_access: bool | tuple[HostPort, ...]
@@ -228,6 +230,8 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     default_versions: tuple[int, ...]
     """IP versions whose default route leads through this interface."""
     place: Place
+    antispoof: bool = True
+    """Whether it can send from what is its own alone; the network's, where nothing else is said."""
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):

@@ -242,7 +242,7 @@ def _fill_filter(
         sets.put(f"closed{side}{v}", (link,), own)
         for protocol, run in _runs(network.host_access or ()):
             sets.put(f"open{side}{v}", (link, protocol, run), own)
-    if network.group:
+    if network.group and network.antispoof:
         sets.put(f"astray{v}", (link,), own)
 
 

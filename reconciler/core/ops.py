@@ -18,6 +18,7 @@ from reconciler.core.entries import (
     RemoveRoute,
     RemoveRule,
     SetSysctl,
+    TellBridge,
     Word,
     accept_ra,
     address_line,
@@ -25,6 +26,7 @@ from reconciler.core.entries import (
     port_words,
     route_words,
     rule_words,
+    table_line,
 )
 from reconciler.core.model import Address, InterfaceAddress
 from reconciler.core.names import container_alias, mac_text, network_alias
@@ -55,6 +57,7 @@ __all__ = [
     "ReplaceFirewall",
     "SetLink",
     "SetSysctl",
+    "TellBridge",
     "WireBundle",
     "WriteDns",
     "accept_ra",
@@ -289,9 +292,10 @@ class SetLink(Operation, frozen=True, kw_only=True):
         return words
 
     def describe(self) -> str:
-        plain = (" ".join(str(w) for w in words) for words in self.words())
+        plain = [" ".join(str(w) for w in words) for words in self.words()]
         if self.name is not None:
-            return f"rename {self.link} to {self.name}"
+            # Behind what a rename takes: down, the name, up.
+            return ", ".join([f"rename {self.link} to {self.name}", *plain[3:]])
         return f"set {self.link} {', '.join(plain)}"
 
     def commands(self) -> list[str]:
@@ -387,6 +391,9 @@ def _endpoint_commands(op: Operation, endpoint: Endpoint) -> list[str]:
     if endpoint.port:
         words = port_words(endpoint.port)
         lines.append(line("ip", "link", "set", host, "type", "bridge_slave", *words))
+    lines += [table_line("replace", host, mac) for mac in sorted(endpoint.told)]
+    if endpoint.manner and endpoint.mtu >= IPV6_MTU:
+        lines.append(op._sysctl(*endpoint.manner))
     lines += [
         line("ip", "link", "set", host, "up"),
         *_no_noise(op, endpoint.name, endpoint.mtu, host=False),

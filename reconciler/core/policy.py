@@ -115,6 +115,8 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """What members may open on the host itself: all, nothing, or these ports."""
     denied: tuple[Subnet, ...] = ()
     """Where members may not go, unless it is a fellow."""
+    antispoof: bool = True
+    """Whether members can send from their own addresses alone."""
     group: int = 0
     """The device group of a routed network's host ends; 0: it has a bridge."""
 

@@ -15,9 +15,10 @@ from reconciler.core.carried import (
     differs,
     noisy,
     outside,
+    quiet,
 )
 from reconciler.core.hostview import Group, HostView
-from reconciler.core.model import PROTOCOL, InterfaceAddress, Subnet
+from reconciler.core.model import PORT_LOCKED, PROTOCOL, InterfaceAddress, Subnet
 from reconciler.core.names import container_alias, network_alias
 from reconciler.core.observed import SeenContainer, SeenEnd
 from reconciler.core.routing import Routes
@@ -167,9 +168,10 @@ def container_repairs(
 def _abandoned(link: Link, endpoint: Endpoint, seen: SeenContainer) -> bool:
     """Whether it is an inner end of ours whose other end somebody has moved off the host.
 
-    That one keeps its number where it went, if nobody has it there.
+    That one keeps its number where it went, if nobody has it there; where the record does not know
+    the number, the MAC must speak, which is derived and so nobody else's.
     """
-    if link.kind != "veth" or link.peer_nsid < 0 or not seen.lost:
+    if link.kind != "veth" or link.peer_nsid < 0:
         return False
     return link.peer in seen.lost or link.mac == endpoint.mac
 
@@ -242,6 +244,7 @@ def _endpoint_repairs(
     master = view.names.get(outer.master, "")
     renamed_host = outer.name != endpoint.host_name
     renamed = inner.name != endpoint.name
+    stays = master == endpoint.bridge
     host_edit = ops.SetLink(
         object=owner,
         netns=netns,
@@ -260,6 +263,8 @@ def _endpoint_repairs(
         alias=differs(outer.alias, endpoint.alias),
         group=view.group_to_set(endpoint, outer),
         gen_mode_none=noisy(outer, endpoint.mtu),
+        # What was heard there while it was open would still be let through.
+        flush=stays and bool(endpoint.port & ~outer.port & PORT_LOCKED),
     )
     # A link that goes down loses its IPv6 addresses.
     seen = [
@@ -294,13 +299,16 @@ def _endpoint_repairs(
         up=True if not inner.up and not renamed else None,
         gen_mode_none=noisy(inner, endpoint.mtu),
     )
-    group: Group = []
+    told, forgotten = view.table_repairs(owner, endpoint, outer, stays)
+    # A port is told of before it is locked, and a new MAC before it is taken on.
+    group: Group = list(told) if stays else []
     if host_edit.words():
         group.append(host_edit)
+    group += [] if stays else told
     group += deafen(owner, outer, endpoint.host_name, endpoint.mtu)
     if inner_edit.words():
         group.append(inner_edit)
-    group += removed + added
+    group += removed + quiet(owner, netns, endpoint, inner, seen) + added
     if late:
         group.append(
             ops.SetLink(object=owner, netns=netns, link=endpoint.name, index=inner.index, mac=mac)
@@ -317,6 +325,7 @@ def _endpoint_repairs(
                 flush=True,
             )
         )
+    group += forgotten
     # A change of the MAC, a moment down or without an address costs a link its neighbours.
     inner_lost = mac is not None or renamed or bool(removed)
     host_lost = host_edit.mac is not None or renamed_host

@@ -14,7 +14,7 @@ GEN_MODE_EUI64 = 0
 GEN_MODE_NONE = 1
 """in6_addr_gen_mode of linux/if_link.h: no IPv6 link-local address by itself."""
 NO_IPV6 = 255
-"""In place of `gen_mode` and `accept_ra` where a link has no IPv6."""
+"""In place of `gen_mode`, `accept_ra` and `ipv6_off` where a link has no IPv6."""
 IPV6_MTU = 1280
 """Below that a link has no IPv6 (RFC 8200, section 5)."""
 
@@ -39,6 +39,8 @@ class Link(NamedTuple):
     """The device group (IFLA_GROUP); 0 is the default one."""
     accept_ra: int = NO_IPV6
     """Whether routers are believed there (ip-sysctl): 0 no, 1 unless the host forwards, 2 always."""
+    ipv6_off: int = NO_IPV6
+    """The sysctl disable_ipv6."""
     digest: int = 0
     """Equal digests, equal links."""
 
@@ -92,6 +94,13 @@ class NeighbourRow(NamedTuple):
     mac: bytes
 
 
+class TableRow(NamedTuple):
+    """A static and sticky entry of a bridge's table: `mac` stands behind the port numbered `index`."""
+
+    index: int  # type: ignore[assignment]  # it hides tuple.index, as meant
+    mac: bytes
+
+
 class Rows(NamedTuple):
     """All rows of one namespace."""
 
@@ -102,6 +111,7 @@ class Rows(NamedTuple):
     neighbours: tuple[NeighbourRow, ...] = ()
     sysctls: tuple[str | None, ...] = ()
     """Values in the order asked for, white space folded; None: there is no such entry."""
+    table: tuple[TableRow, ...] = ()
 
 
 NO_ROWS = Rows()
@@ -162,6 +172,11 @@ class Space:
     def neighbours(self) -> tuple[NeighbourRow, ...]:
         """Neighbours of ours: the host's all, elsewhere those of link routes to a gateway."""
         return self.rows.neighbours
+
+    @property
+    def table(self) -> tuple[TableRow, ...]:
+        """What bridges are told about their ports; the host's alone."""
+        return self.rows.table
 
     @property
     def sysctls(self) -> tuple[str | None, ...]:

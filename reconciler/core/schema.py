@@ -16,7 +16,7 @@ from reconciler.core.tree import Map, Path, Seq
 Words = str | list[str]
 
 RESERVED = {
-    "vlan", "parent", "attach", "antispoof", "dhcp", "bandwidth", "qos", "firewall",
+    "vlan", "parent", "attach", "dhcp", "bandwidth", "qos", "firewall",
 }  # fmt: skip
 """Keys that a later version may take; they are refused with a word of their own."""
 
@@ -67,6 +67,7 @@ class RawNetwork(msgspec.Struct, forbid_unknown_fields=True):
     inbound: str = "established"
     internal: str = "false"
     isolate_members: str = "false"
+    antispoof: str | None = None
     allow: Words = []
     host_access: Words = "true"
     egress: RawEgress | None = None
@@ -85,6 +86,7 @@ class RawInterface(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
     mtu: str | None = None
     host_interface: str | None = None
     default_route: str | None = None
+    antispoof: str | None = None
 
 
 class RawContainer(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

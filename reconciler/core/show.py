@@ -81,6 +81,7 @@ def _network(n: Network) -> Lines:
         f"    inbound: {n.inbound}",
         f"    internal: {_flag(n.internal)}",
         f"    isolate_members: {_flag(n.isolate_members)}",
+        *([] if n.external else [f"    antispoof: {_flag(n.antispoof)}"]),
         f"    host_access: {_host_access(n)}",
         f"    mtu: {n.mtu or 'auto'}",
     ]
@@ -95,7 +96,9 @@ def _network(n: Network) -> Lines:
     return lines
 
 
-def _interface(c: Container, i: Interface, addresses: Mapping[Key, Address]) -> Lines:
+def _interface(
+    c: Container, i: Interface, addresses: Mapping[Key, Address], networks: Mapping[str, Network]
+) -> Lines:
     given: list[object] = list(i.addresses)
     for version in i.automatic:
         leased = addresses.get(Key(c.name, i.network, i.name, version))
@@ -113,10 +116,14 @@ def _interface(c: Container, i: Interface, addresses: Mapping[Key, Address]) -> 
         lines.append(f"        host_interface: {_text(i.host_interface)}")
     if not i.default_versions:
         lines.append("        default_route: false")
+    if not i.antispoof and not networks[i.network].external:
+        lines.append("        antispoof: false")
     return lines
 
 
-def _container(c: Container, addresses: Mapping[Key, Address]) -> Lines:
+def _container(
+    c: Container, addresses: Mapping[Key, Address], networks: Mapping[str, Network]
+) -> Lines:
     lines = [f"  {_text(c.name)}:"]
     if c.join is not None:
         lines.append(f"    join: {_text(c.join)}")
@@ -127,7 +134,7 @@ def _container(c: Container, addresses: Mapping[Key, Address]) -> Lines:
     if c.interfaces:
         lines.append("    interfaces:")
         for interface in c.interfaces:
-            lines += _interface(c, interface, addresses)
+            lines += _interface(c, interface, addresses, networks)
     if c.routes:
         lines.append(f"    routes: {_routes(c.routes)}")
     if c.ports:
@@ -152,5 +159,8 @@ def render(
     if networks:
         lines += ["networks:", *(line for n in networks for line in _network(n))]
     if containers:
-        lines += ["containers:", *(line for c in containers for line in _container(c, addresses))]
+        lines += [
+            "containers:",
+            *(line for c in containers for line in _container(c, addresses, spec.networks)),
+        ]
     return "\n".join(lines) + "\n"

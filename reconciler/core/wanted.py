@@ -3,11 +3,13 @@
 import msgspec
 
 from reconciler.core import names
-from reconciler.core.model import Address, InterfaceAddress, Place, Subnet
+from reconciler.core.model import PORT_LOCKED, Address, InterfaceAddress, Place, Subnet
 from reconciler.core.policy import NetworkPolicy, Publication
 
 TABLE = 0x7200
 """Reply routing of a container's n-th interface uses table and priority TABLE + n and TABLE."""
+OFF, DEAF = "off", "deaf"
+"""How an interface treats IPv6: it has none; it believes no router."""
 
 
 class DesiredRoute(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +100,21 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Its own addresses: permanent neighbours of the host, through `host_link`, at `mac`."""
     routes: tuple[DesiredRoute, ...] = ()
     """The host's routes to it, in a routed network."""
+    ipv6: str = ""
+    """OFF or DEAF; empty: as the kernel makes it."""
+
+    @property
+    def manner(self) -> tuple[str, str] | None:
+        """The sysctl of the inner end that says so, and its value."""
+        if not self.ipv6:
+            return None
+        key, value = ("disable_ipv6", "1") if self.ipv6 == OFF else ("accept_ra", "0")
+        return f"net/ipv6/conf/{self.name}/{key}", value
+
+    @property
+    def told(self) -> frozenset[bytes]:
+        """The MACs that its bridge is told to be behind the host's end."""
+        return frozenset([self.mac]) if self.port & PORT_LOCKED else frozenset()
 
     @property
     def host_link(self) -> str:

@@ -135,6 +135,9 @@ class Kernel(Removals):
             self._veth(batch, endpoint, index, INNER + position)
         links = {e.name: INNER + position for position, e in enumerate(member.endpoints)}
         for endpoint in member.endpoints:
+            # All at once: each other step between two would be a message to wait for.
+            steps.quiet(batch, endpoint, ipv6=self.ipv6)
+        for endpoint in member.endpoints:
             steps.inner_up(batch, endpoint, links[endpoint.name], ipv6=self.ipv6)
         for route in member.routes:
             batch.route(
@@ -264,6 +267,7 @@ class Kernel(Removals):
                 index = self._take_index()
                 ends[index] = (op.endpoint.network, op.endpoint.container, op.endpoint.name)
                 self._veth(batch, op.endpoint, index, 0)
+                steps.quiet(batch, op.endpoint, ipv6=self.ipv6)
                 steps.inner_up(batch, op.endpoint, op.endpoint.name, ipv6=self.ipv6)
                 self._entries(batch, op.endpoint, index, op.endpoint.name)
             case ops.SetLink():
@@ -304,6 +308,9 @@ class Kernel(Removals):
                 batch.host()
                 row = op.row
                 batch.neighbour(row.address, row.mac, link=row.index, inside=False, delete=True)
+            case ops.TellBridge():
+                batch.host()
+                batch.table(op.mac, port=op.index, delete=op.forget)
             case ops.MakeGateway():
                 network = op.object.partition("/")[2]
                 self.record.note_gateways({str(a): network for a in op.addresses})

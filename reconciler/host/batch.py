@@ -10,6 +10,7 @@ ffi, lib = _rtnl.ffi, _rtnl.lib
 
 STEP = struct.Struct("=8B ii IIII BB 6s 6s Bx 16s 16s 16s 16s 16s 256s")
 FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
+BRIDGE = 7  # AF_BRIDGE
 LENGTH = {4: 4, 6: 16}
 SCOPE_LINK = 253
 MAKING, BINDING = -1, -2
@@ -114,7 +115,8 @@ class Batch:
     ) -> None:
         """A veth pair: the host's end numbered `index` and up, the other placed in the namespace.
 
-        `master` 0: no bridge; `port`: how it treats the host's end (model.py); `peer_index` 0: the
+        `master` 0: no bridge; `port`: how it treats the host's end (model.py), and with PORT_LOCKED it is
+        told of the inner end's MAC; `peer_index` 0: the
         kernel numbers the inner end; `group`: the host end's device group (0: the default one);
         `ipv6`: whether the link has IPv6, which then gives it no address by itself.
         """
@@ -229,6 +231,13 @@ class Batch:
             ("remove neighbour {}" if delete else "add neighbour {}", address), lib.RCN_NEIGHBOUR,
             inside=inside, link=link, remove=delete, family=FAMILY[version], mac=mac,
             address=value.to_bytes(LENGTH[version], "big"),
+        )  # fmt: skip
+
+    def table(self, mac: bytes, *, port: int, delete: bool = False) -> None:
+        """A bridge's entry: `mac` is behind that port, whatever is heard elsewhere."""
+        self._add(
+            ("forget what is behind link {}" if delete else "tell what is behind link {}", port),
+            lib.RCN_NEIGHBOUR, link=port, remove=delete, family=BRIDGE, mac=mac,
         )  # fmt: skip
 
     def sysctl(self, name: str, value: str, *, inside: bool, if_there: bool = False) -> None:

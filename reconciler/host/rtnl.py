@@ -7,9 +7,18 @@ from typing import Any
 
 from reconciler import _rtnl  # type: ignore[attr-defined]  # built from _netlink/
 from reconciler.core.model import Address, InterfaceAddress, Subnet
-from reconciler.core.rows import Link, LinkAddress, NeighbourRow, RouteRow, Rows, RuleRow, Space
+from reconciler.core.rows import (
+    Link,
+    LinkAddress,
+    NeighbourRow,
+    RouteRow,
+    Rows,
+    RuleRow,
+    Space,
+    TableRow,
+)
 from reconciler.host.ahead import Ahead
-from reconciler.host.batch import Batch, Failure, Result
+from reconciler.host.batch import BRIDGE, Batch, Failure, Result
 
 ffi, lib = _rtnl.ffi, _rtnl.lib
 
@@ -26,7 +35,7 @@ __all__ = [
     "unbind",
 ]
 
-LINK = struct.Struct("=iIIiiiIBBB3x6s16s16sIIQ")
+LINK = struct.Struct("=iIIiiiIBBBB2x6s16s16sIIQ")
 ADDRESS = struct.Struct("=iI4B16s")
 ROUTE = struct.Struct("=iII8B16s16s16s")
 RULE = struct.Struct("=II4B16s")
@@ -151,13 +160,15 @@ def _decode(
     links, addresses, routes, rules, neighbours = (
         scanned[i][starts[i] * SIZES[i] : ends[i] * SIZES[i]] for i in range(HEAP)
     )
+    known, table = _neighbours(neighbours)
     return Rows(
         tuple(_links(links, heap)),
         tuple(_addresses(addresses)),
         tuple(_routes(routes)),
         tuple(_rules(rules)),
-        tuple(_neighbours(neighbours)),
+        known,
         _values(heap, sysctls, n_sysctls),
+        table,
     )
 
 
@@ -193,9 +204,9 @@ def _links(raw: bytes, heap: bytes) -> list[Link]:
     return [
         Link(index, _text(name), _text(kind), mac, mtu, flags, master, peer, nsid, gen_mode,
              port, heap[alias : alias + size].decode("utf-8", "replace") if size else "",
-             group, accept_ra, digest)
-        for index, flags, mtu, master, peer, nsid, group, gen_mode, accept_ra, port, mac, name, kind,
-            alias, size, digest in LINK.iter_unpack(raw)
+             group, accept_ra, ipv6_off, digest)
+        for index, flags, mtu, master, peer, nsid, group, gen_mode, accept_ra, port, ipv6_off, mac, name,
+            kind, alias, size, digest in LINK.iter_unpack(raw)
     ]  # fmt: skip
 
 
@@ -252,11 +263,16 @@ def _rules(raw: bytes) -> list[RuleRow]:
     ]
 
 
-def _neighbours(raw: bytes) -> list[NeighbourRow]:
-    return [
-        NeighbourRow(index, Address(_version(family), _value(family, address)), mac)
-        for index, family, mac, address in NEIGHBOUR.iter_unpack(raw)
-    ]
+def _neighbours(raw: bytes) -> tuple[tuple[NeighbourRow, ...], tuple[TableRow, ...]]:
+    rows: list[NeighbourRow] = []
+    table: list[TableRow] = []
+    for index, family, mac, address in NEIGHBOUR.iter_unpack(raw):
+        if family == BRIDGE:
+            table.append(TableRow(index, mac))
+        else:
+            at = Address(_version(family), _value(family, address))
+            rows.append(NeighbourRow(index, at, mac))
+    return tuple(rows), tuple(table)
 
 
 def cookie() -> int:

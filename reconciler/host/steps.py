@@ -73,6 +73,12 @@ def forget_neighbours(batch: Batch, rows: Iterable[NeighbourRow]) -> None:
         batch.neighbour(row.address, row.mac, link=row.index, inside=False, delete=True)
 
 
+def quiet(batch: Batch, endpoint: Endpoint, *, ipv6: bool) -> None:
+    """The step that says how the inner end treats IPv6. It comes before that is up."""
+    if ipv6 and endpoint.mtu >= IPV6_MTU and endpoint.manner is not None:
+        batch.sysctl(*endpoint.manner, inside=True, if_there=True)
+
+
 def inner_up(batch: Batch, endpoint: Endpoint, link: int | str, *, ipv6: bool) -> None:
     """The steps that bring the inner end of a veth pair up with its addresses."""
     if ipv6 and endpoint.mtu >= IPV6_MTU:

@@ -8,7 +8,17 @@ from reconciler.core import ops
 from reconciler.core.model import BITS, PROTOCOL, Address, InterfaceAddress, Subnet
 from reconciler.core.names import container_alias, network_alias
 from reconciler.core.observed import FileState, Observed, Witness, observe_owned
-from reconciler.core.rows import Link, LinkAddress, NeighbourRow, RouteRow, Rows, RuleRow, Space
+from reconciler.core.rows import (
+    NO_IPV6,
+    Link,
+    LinkAddress,
+    NeighbourRow,
+    RouteRow,
+    Rows,
+    RuleRow,
+    Space,
+    TableRow,
+)
 from reconciler.core.wanted import DesiredRoute, Endpoint, Member
 
 UP, UNICAST, KERNEL = 1, 1, 2
@@ -26,11 +36,14 @@ class Room:
     rules: list[RuleRow] = field(default_factory=list)
     neighbours: list[NeighbourRow] = field(default_factory=list)
     sysctls: dict[str, str] = field(default_factory=dict)
+    told: dict[tuple[int, bytes], int] = field(default_factory=dict)
+    """Bridge and MAC → the port that it is told to be behind."""
 
     def space(self, names: Iterable[str]) -> Space:
         rows = Rows(
             tuple(self.links.values()), tuple(self.addresses), tuple(self.routes),
             tuple(self.rules), tuple(self.neighbours), tuple(self.sysctls.get(n) for n in names),
+            tuple(TableRow(port, mac) for (_, mac), port in self.told.items()),
         )  # fmt: skip
         return Space(cookie=self.cookie, inode=self.cookie, rows=rows)
 
@@ -42,6 +55,11 @@ class Room:
         self.addresses = [a for a in self.addresses if a.index != index]
         self.routes = [r for r in self.routes if r.index != index]
         self.neighbours = [n for n in self.neighbours if n.index != index]
+        self.unplug(index)
+
+    def unplug(self, port: int) -> None:
+        """A port takes its entries along."""
+        self.told = {key: at for key, at in self.told.items() if at != port and key[0] != port}
 
 
 def new_link(index: int, name: str, **more: object) -> Link:
@@ -181,8 +199,16 @@ class Kernel:
                 self._neighbour(self._room(op), op.link, op.address, op.mac)
             case ops.RemoveNeighbour():
                 self.host.neighbours = [n for n in self.host.neighbours if n != op.row]
+            case ops.TellBridge():
+                key = (self.host.links[op.index].master, op.mac)
+                assert key[0], "EINVAL"
+                assert not op.forget or self.host.told.pop(key, 0) == op.index, "ENOENT"
+                if not op.forget:
+                    self.host.told[key] = op.index
             case ops.SetSysctl():
-                if op.netns:
+                if op.netns and op.name.startswith("net/ipv6/conf/"):
+                    self._manner(self.rooms[op.netns], *op.name.split("/")[3:], int(op.value))
+                elif op.netns:
                     self.rooms[op.netns].sysctls[op.name] = op.value
                 else:
                     self.sysctls[op.name] = op.value
@@ -202,6 +228,7 @@ class Kernel:
 
     def _carry(self, room: Room, index: int, addresses: Iterable[InterfaceAddress]) -> None:
         for a in addresses:
+            assert a.version == 4 or room.links[index].ipv6_off in (0, NO_IPV6), "EACCES"
             if not any((x.index, x.address) == (index, a) for x in room.addresses):
                 room.addresses.append(LinkAddress(index, a, 0, 0, PROTOCOL))
                 row = self._connected(index, a.subnet, Address(4, a.value))
@@ -214,6 +241,19 @@ class Kernel:
         """What the kernel gives the subnet of an address."""
         metric, source = (0, source) if to.version == 4 else (256, None)
         return RouteRow(to, None, index, 254, KERNEL, 253, metric, source, UNICAST)
+
+    def _manner(self, room: Room, name: str, key: str, value: int) -> None:
+        """disable_ipv6 or accept_ra of a link; the former takes IPv6 addresses and routes along."""
+        index = room.index(name)
+        if key == "accept_ra":
+            room.links[index] = room.links[index]._replace(accept_ra=value)
+            return
+        room.links[index] = room.links[index]._replace(ipv6_off=value)
+        if value:
+            room.addresses = [
+                a for a in room.addresses if a.index != index or a.address.version == 4
+            ]
+            room.routes = [r for r in room.routes if r.index != index or r.to.version == 4]
 
     def _neighbour(self, room: Room, link: str, address: Address, mac: bytes) -> None:
         row = NeighbourRow(room.index(link), address, mac)
@@ -234,7 +274,12 @@ class Kernel:
             master=self.host.index(e.bridge) if e.bridge else 0, port=e.port,
             group=e.group, peer_nsid=room.cookie,
         )  # fmt: skip
-        room.links[inner] = new_link(inner, e.name, kind="veth", mac=e.mac, mtu=e.mtu, peer=host)
+        self.host.told |= {(self.host.links[host].master, mac): host for mac in e.told}
+        room.links[inner] = new_link(inner, e.name, kind="veth", mac=e.mac, mtu=e.mtu, peer=host,
+                                     accept_ra=1, ipv6_off=0)  # fmt: skip
+        if e.manner is not None:
+            name, value = e.manner
+            self._manner(room, *name.split("/")[3:], int(value))
         self._carry(room, inner, e.addresses)
         for gateway in e.gateways:
             self._neighbour(room, e.name, gateway, e.host_mac)
@@ -275,6 +320,7 @@ class Kernel:
             if getattr(op, key) is not None:
                 changes[key] = getattr(op, key)
         if op.master is not None:
+            self.host.unplug(op.index)
             changes["master"] = self.host.index(op.master) if op.master else 0
         if op.gen_mode_none:
             changes["gen_mode"] = 1

@@ -33,7 +33,7 @@ BODIES = [
     "{mode: none}", "{interfaces: a}", "{interfaces: b, sysctls: {net.core.somaxconn: 7}}",
     "{interfaces: [a, b]}", "{interfaces: [b, c, d]}", "{interfaces: [{network: a, name: x0}]}",
     "{interfaces: [{network: c, name: eth1}, {network: a, name: eth0, mtu: 1300}]}",
-    "{interfaces: {network: r}}", "{interfaces: [a, {network: r, addresses: 10.5.0.77}]}",
+    "{interfaces: {network: a, antispoof: false}}", "{interfaces: {network: r}}", "{interfaces: [a, {network: r, addresses: 10.5.0.77}]}",
     "{interfaces: {network: a, mac: '02:00:00:00:00:01', host_interface: h0}, netns: other}",
 ]  # fmt: skip
 
@@ -43,7 +43,7 @@ def declare(bodies: dict[str, int]) -> tuple[Spec, Desired, Scene]:
     used: set[int] = set()
     lines = []
     for name, number in sorted(bodies.items()):
-        if number >= 8 and number in used:
+        if number >= 9 and number in used:
             number = 1
         used.add(number)
         lines.append(f"  {name}: {BODIES[number]}\n")
@@ -77,7 +77,7 @@ def drift(kernel: Kernel, dice: random.Random) -> None:
     if not links:
         return
     link = dice.choice(links)
-    change = dice.randrange(9)
+    change = dice.randrange(12)
     if change == 0:
         room.links[link.index] = link._replace(flags=0)
     elif change == 1:
@@ -85,6 +85,7 @@ def drift(kernel: Kernel, dice: random.Random) -> None:
     elif change == 2 and link.index != 1:
         room.links[link.index] = link._replace(mac=b"\2\0\0\0\0\7")
     elif change == 3 and link.kind == "veth" and link.master:
+        room.unplug(link.index)
         room.links[link.index] = link._replace(master=0, port=link.port ^ 1)
     elif change == 4 and room.addresses:
         room.addresses.remove(dice.choice(room.addresses))
@@ -98,6 +99,14 @@ def drift(kernel: Kernel, dice: random.Random) -> None:
         room.rules.clear()
     elif change == 8 and link.kind == "veth" and room is kernel.host:
         kernel._delete(link.index)
+    elif change == 9 and kernel.host.told:
+        del kernel.host.told[dice.choice(list(kernel.host.told))]
+    elif change == 10 and link.master:
+        kernel.host.told[link.master, b"\2\0\0\0\0\7"] = link.index
+    elif change == 11 and link.kind == "veth" and room is not kernel.host:
+        kernel._manner(
+            room, link.name, dice.choice(["accept_ra", "disable_ipv6"]), dice.randrange(2)
+        )
 
 
 BODY_MAPS = st.dictionaries(st.sampled_from("pqrstu"), st.integers(0, len(BODIES) - 1), max_size=5)

@@ -30,6 +30,11 @@ END = {
     "host end renamed": Blow("ip link set {end} down; ip link set {end} name zz{number}"),
     "host end without a bridge": Blow("ip link set {end} nomaster"),
     "host end in another bridge": Blow("ip link set {end} master br1"),
+    "host end unlocked": Blow("ip link set {end} type bridge_slave locked off learning on"),
+    "what the bridge is told": Blow("bridge fdb show dev {end} | while read m rest; do bridge fdb del $m dev {end} master; done"),
+    "the bridge told too much": Blow(
+        "bridge fdb add 02:00:00:00:06:{byte} dev {end} master static sticky"
+    ),
     "host end's MTU": Blow("ip link set {end} mtu 1200"),
     "host end's MAC": Blow("ip link set {end} address 02:00:00:00:09:{byte}"),
     "host end's group": Blow("ip link set {end} group 7"),
@@ -49,6 +54,9 @@ END = {
     "inner end renamed": Blow("ip -n {netns} link set {inner} down; ip -n {netns} link set {inner} name zz9"),
     "inner end's MTU": Blow("ip -n {netns} link set {inner} mtu 1290"),
     "inner end's MAC": Blow("ip -n {netns} link set {inner} address 02:00:00:00:08:{byte}"),
+    "inner end hears routers": Blow(
+        "ip netns exec {netns} sysctl -qw net/ipv6/conf/{inner}/disable_ipv6=0 net/ipv6/conf/{inner}/accept_ra=1"
+    ),
     "inner addresses": Blow("ip -n {netns} addr flush dev {inner}"),
     "inner routes": Blow("ip -n {netns} route flush dev {inner}; ip -n {netns} -6 route flush dev {inner}"),
     "inner neighbours": Blow("ip -n {netns} neigh flush dev {inner} nud permanent"),
