@@ -2,6 +2,7 @@
  * of others. */
 #define _GNU_SOURCE
 #include "scan.h"
+#include "digest.h"
 #include "rtnl_api.h"
 #include "socket.h"
 
@@ -199,102 +200,36 @@ static int read_gateways(struct rcn_scan *scan, struct rcn_space *space, int fd,
     return 0;
 }
 
-/* SipHash-2-4 over 8-byte words (Aumasson and Bernstein, 2012). Workloads choose what stands in
- * their namespaces: without the key they cannot make two states look alike. */
-struct siphash {
-    uint64_t v[4];
-};
-
-static uint64_t rotate(uint64_t word, int bits)
-{
-    return word << bits | word >> (64 - bits);
-}
-
-static void sip_round(uint64_t v[4])
-{
-    v[0] += v[1];
-    v[2] += v[3];
-    v[1] = rotate(v[1], 13) ^ v[0];
-    v[3] = rotate(v[3], 16) ^ v[2];
-    v[0] = rotate(v[0], 32);
-    v[2] += v[1];
-    v[0] += v[3];
-    v[1] = rotate(v[1], 17) ^ v[2];
-    v[3] = rotate(v[3], 21) ^ v[0];
-    v[2] = rotate(v[2], 32);
-}
-
-static void sip_begin(struct siphash *hash, const uint8_t *key)
-{
-    uint64_t halves[2];
-
-    memcpy(halves, key, sizeof halves);
-    hash->v[0] = halves[0] ^ 0x736f6d6570736575ULL;
-    hash->v[1] = halves[1] ^ 0x646f72616e646f6dULL;
-    hash->v[2] = halves[0] ^ 0x6c7967656e657261ULL;
-    hash->v[3] = halves[1] ^ 0x7465646279746573ULL;
-}
-
-static void sip_word(struct siphash *hash, uint64_t word)
-{
-    hash->v[3] ^= word;
-    sip_round(hash->v);
-    sip_round(hash->v);
-    hash->v[0] ^= word;
-}
-
-/* The size comes first: what is padded cannot be taken for what is not. */
-static void sip_bytes(struct siphash *hash, const char *data, size_t size)
-{
-    sip_word(hash, size);
-    while (size) {
-        uint64_t word = 0;
-        size_t part = size < sizeof word ? size : sizeof word;
-        memcpy(&word, data, part);
-        sip_word(hash, word);
-        data += part;
-        size -= part;
-    }
-}
-
-static uint64_t sip_end(struct siphash *hash)
-{
-    hash->v[2] ^= 0xff;
-    for (int i = 0; i < 4; i++)
-        sip_round(hash->v);
-    return hash->v[0] ^ hash->v[1] ^ hash->v[2] ^ hash->v[3];
-}
-
 /* What the rows of one space say, as a number. Places in the heap are left out. */
 static uint64_t digest_of(struct rcn_scan *scan, const struct rcn_space *space,
                           const size_t before[6], const uint8_t *key)
 {
-    struct siphash all;
+    struct rcn_digest all;
 
-    sip_begin(&all, key);
-    sip_word(&all, space->cookie);
+    rcn_digest_begin(&all, key);
+    rcn_digest_word(&all, space->cookie);
     for (uint32_t i = 0; i < space->n_links; i++) {
         struct rcn_link link;
-        struct siphash one;
+        struct rcn_digest one;
         char *row = scan->rows[RCN_LINKS] + before[RCN_LINKS] + i * sizeof link;
         memcpy(&link, row, sizeof link);
-        sip_begin(&one, key);
+        rcn_digest_begin(&one, key);
         if (link.alias_size)
-            sip_bytes(&one, scan->rows[RCN_HEAP] + link.alias, link.alias_size);
+            rcn_digest_bytes(&one, scan->rows[RCN_HEAP] + link.alias, link.alias_size);
         link.alias = 0;
-        sip_bytes(&one, (const char *)&link, sizeof link);
-        link.digest = sip_end(&one);
-        sip_word(&all, link.digest);
+        rcn_digest_bytes(&one, (const char *)&link, sizeof link);
+        link.digest = rcn_digest_end(&one);
+        rcn_digest_word(&all, link.digest);
         memcpy(row + offsetof(struct rcn_link, digest), &link.digest, sizeof link.digest);
     }
     for (int which = RCN_ADDRESSES; which <= RCN_HEAP; which++) {
         size_t size = scan->used[which] - before[which];
         if (size)
-            sip_bytes(&all, scan->rows[which] + before[which], size);
+            rcn_digest_bytes(&all, scan->rows[which] + before[which], size);
         else
-            sip_word(&all, 0);
+            rcn_digest_word(&all, 0);
     }
-    return sip_end(&all);
+    return rcn_digest_end(&all);
 }
 
 /* Single links by number instead of a dump of all: a host has thousands. */
