@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from reconciler import trial
 from reconciler.books import write_down
@@ -11,6 +11,7 @@ from reconciler.core.agenda import ALL, Agenda
 from reconciler.core.leases import Book
 from reconciler.core.meter import Meter
 from reconciler.core.report import Report
+from reconciler.core.wanted import Member
 from reconciler.host import lock, rtnl
 from reconciler.host.apply import Outcome
 from reconciler.host.observe import busy_in
@@ -238,6 +239,7 @@ class Keeper:
                 shelf=self.shelf,
                 looking=self._looking(only),
                 guarded=self._forwardable,
+                admit=self._admit,
             )
             return part, part.look()
 
@@ -265,6 +267,10 @@ class Keeper:
         if crowd:
             self.agenda.postpone(world.fellows(crowd), time.monotonic() + FELLOWS_S)
         self._close_pass("part", prospect, outcomes, started, scope=names)
+
+    def _admit(self, members: Iterable[Member]) -> None:
+        if self._wall is not None:
+            self._wall.admit(members)
 
     def _forwardable(self) -> frozenset[int]:
         return self._wall.forwardable() if self._wall is not None else frozenset()

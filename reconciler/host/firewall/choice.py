@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from reconciler.core import xtables
 from reconciler.core.errors import FirewallError
-from reconciler.core.policy import Policy
+from reconciler.core.policy import Policy, Sender
 from reconciler.host.firewall import Backend, Seen, kernel, nfnl, nftables
 from reconciler.host.firewall.iptables import Iptables
 from reconciler.host.firewall.nftables import NOTHING, Nftables
@@ -34,10 +34,13 @@ class Chosen:
     def __init__(self, asked: str) -> None:
         self.name = asked
         self._iptables, self._nftables = Iptables(), Nftables()
+        self._chosen: Backend | None = None
+        """By the last look."""
 
     def look(self, policy: Policy) -> Seen:
         """Compare the kernel with the policy; see `Backend`."""
         d = self._decide(policy)
+        self._chosen = d.chosen
         seen = d.chosen.look(policy)
         # Told as the policy tells them, where it does.
         ports = d.other.look(policy).ports if d.left.ports else {}
@@ -47,6 +50,7 @@ class Chosen:
             guards=seen.guards | d.left.guards,
             ports={**ports, **seen.ports},
             notes=(*seen.notes, *d.left.notes),
+            senders=seen.senders | d.left.senders,
         )
 
     def replace(self, policy: Policy) -> tuple[str, ...]:
@@ -58,6 +62,11 @@ class Chosen:
             d.other.remove()
             notes.append(f"the rules have moved from {d.other.name} to {d.chosen.name}")
         return tuple(notes)
+
+    def admit(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
+        """See `Backend`."""
+        if self._chosen is not None:
+            self._chosen.admit(policy, senders)
 
     def remove(self) -> None:
         """Take all of ours away, wherever it is; see `Backend`."""
@@ -79,6 +88,7 @@ class Chosen:
         d = self._decide(policy)
         lines = [f"the firewall is {d.chosen.name}: {d.why}"]
         lines += _mixture(d.chosen.name)
+        lines += d.chosen.told(policy)[1:]
         if d.other.name == "iptables" and _users_rules():
             lines.append(
                 f"the legacy chain {xtables.USER} holds rules that no packet meets any more "

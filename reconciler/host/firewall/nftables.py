@@ -1,4 +1,5 @@
-"""The nftables backend: one table, `inet runcnet`, changed by the nft program in one transaction.
+"""The nftables backend: the table `inet runcnet` and, for what members of bridges send from, `bridge
+runcnet`, changed by the nft program in one transaction.
 
 What stands is read in two ways: chains, rules and declarations by `nft -j -t`, which does not list
 elements; those by netlink, which is fifty times as quick as the program where they are thousands.
@@ -10,14 +11,17 @@ import shutil
 import subprocess
 from typing import Any
 
-from reconciler.core import nft, nftset
+from reconciler.core import nft, nftbridge, nftset
 from reconciler.core.errors import FirewallError
 from reconciler.core.nftset import TABLE, Chain, Rule, Shape, Table
-from reconciler.core.policy import Policy
+from reconciler.core.policy import Policy, Sender
 from reconciler.host.firewall import Seen, foreign, nfnl
 from reconciler.host.firewall.iptables import BRIDGE_SYSCTL
 
 NAME = "runcnet"
+WORDS = {nfnl.INET: "inet", nfnl.BRIDGE: "bridge"}
+EMPTY = {nfnl.INET: nftset.EMPTY, nfnl.BRIDGE: nftbridge.EMPTY}
+SHAPES = {nfnl.INET: nft.SHAPES, nfnl.BRIDGE: nftbridge.SHAPES}
 USER_CHAIN = f"{TABLE} {nftset.USER}"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 READS = 20
@@ -38,29 +42,33 @@ class Nftables:
     def look(self, policy: Policy) -> Seen:
         """Compare the kernel with the policy; see `Backend`."""
         if policy == NOTHING and program() is None:
-            lines = (f"table {TABLE}: no longer wanted",) if _removable() else ()
+            lines = tuple(f"table {WORDS[f]} {NAME}: no longer wanted" for f in _removable())
             return Seen(
                 differences=lines, networks=frozenset(), guards=frozenset(), ports={}, notes=()
             )
-        have = read()
-        want = _wanted(policy, have)
+        have, bridged = read(), read(nfnl.BRIDGE)
+        pairs = (
+            (_wanted(policy, have), have),
+            (nftbridge.wanted(policy, have=bridged), bridged),
+        )
         return Seen(
-            differences=tuple(nftset.differences(want, have)),
+            differences=tuple(line for pair in pairs for line in nftset.differences(*pair)),
             networks=nft.networks_in(have),
             guards=nft.guards_in(have),
             ports=nft.ports_in(have, policy.publications),
             notes=(),
+            senders=nftbridge.senders_in(bridged),
         )
 
     def replace(self, policy: Policy) -> tuple[str, ...]:
         """Make the kernel match; see `Backend`."""
-        have = read()
-        want = _wanted(policy, have)
-        lines = nftset.script(want, have)
+        have, bridged = read(), read(nfnl.BRIDGE)
+        want, ports = _wanted(policy, have), nftbridge.wanted(policy, have=bridged)
+        lines = [*nftset.script(want, have), *nftset.script(ports, bridged)]
         if not lines:
             return ()
         _nft("change the rules", "-f", "-", text="\n".join(lines) + "\n")
-        left = nftset.differences(want, read())
+        left = nftset.differences(want, read()) + nftset.differences(ports, read(nfnl.BRIDGE))
         if left:
             raise FirewallError(
                 f"firewall: check what was committed: {left[0]} (another program changes the table, "
@@ -68,17 +76,27 @@ class Nftables:
             )
         return ()
 
+    def admit(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
+        """Add elements; see `Backend`. What they take the place of goes with the next whole look."""
+        if not present(nfnl.BRIDGE):
+            self.replace(policy)
+            return
+        want = nftbridge.EMPTY._replace(shapes=nftbridge.SHAPES)
+        lines = nftset.element_lines("add", want, nftbridge.elements(senders))
+        _nft("admit addresses", "-f", "-", text="\n".join(lines) + "\n")
+
     def remove(self) -> None:
         """Take all of ours away; see `Backend`."""
         if program() is not None:
             self.replace(NOTHING)
-        elif _removable():
-            nfnl.remove_table(NAME)
+        for family in _removable() if program() is None else ():
+            nfnl.remove_table(NAME, family)
 
     def commands(self, policy: Policy) -> tuple[str, ...]:
         """The edits as one command of a shell; see `Backend`."""
-        have = read()
+        have, bridged = read(), read(nfnl.BRIDGE)
         lines = nftset.script(_wanted(policy, have), have)
+        lines += nftset.script(nftbridge.wanted(policy, have=bridged), bridged)
         return ("nft -f - <<'END'", *lines, "END") if lines else ()
 
     def warnings(self, policy: Policy) -> tuple[str, ...]:
@@ -95,9 +113,9 @@ def _wanted(policy: Policy, have: Table) -> Table:
     return nft.wanted(policy, have=have, bridged=bridged)
 
 
-def present() -> bool:
+def present(family: int = nfnl.INET) -> bool:
     """Whether there is a table of our name; asks the kernel alone."""
-    return (nfnl.INET, NAME) in nfnl.tables()
+    return (family, NAME) in nfnl.tables()
 
 
 def stands() -> bool:
@@ -110,9 +128,10 @@ def stands() -> bool:
     return any(not nftset.is_users(name) for name in names)
 
 
-def _removable() -> bool:
-    """Whether the table can go without the nft program, which would keep what the administrator wrote."""
-    return present() and not users_rules()
+def _removable() -> list[int]:
+    """The tables that can go without the nft program, which would keep what the administrator wrote."""
+    known = nfnl.tables()
+    return [f for f in WORDS if (f, NAME) in known and not (f == nfnl.INET and users_rules())]
 
 
 def users_rules() -> bool:
@@ -124,43 +143,45 @@ def users_rules() -> bool:
     )
 
 
-def read() -> Table:
-    """The table as it is."""
+def read(family: int = nfnl.INET) -> Table:
+    """The table of that family as it is."""
     for _ in range(READS):
         before = nfnl.generation()
-        found = _read()
+        found = _read(family)
         if found is not None and nfnl.generation() == before:
             return found
     raise FirewallError(
-        f"firewall: read the table {TABLE}: nftables change all the time (find out who rewrites them)"
+        f"firewall: read the table {WORDS[family]} {NAME}: nftables change all the time "
+        "(find out who rewrites them)"
     )
 
 
-def _read() -> Table | None:
+def _read(family: int) -> Table | None:
     """None: the table went away meanwhile."""
-    flags = nfnl.tables().get((nfnl.INET, NAME))
+    flags = nfnl.tables().get((family, NAME))
     if flags is None:
-        return nftset.EMPTY
-    structure = nfnl.structure(NAME)
-    if not _last or _last[0] != structure:
+        return EMPTY[family]
+    structure = nfnl.structure(NAME, family)
+    last = _last.get(family)
+    if last is None or last[0] != structure:
         try:
-            said = _nft("read the rules", "-j", "-t", "list", "table", "inet", NAME)
+            said = _nft("read the rules", "-j", "-t", "list", "table", WORDS[family], NAME)
         except FirewallError:
-            if present():
+            if present(family):
                 raise
             return None
-        _last[:] = structure, _parsed(said)
-    found: Table = _last[1]
+        last = _last[family] = structure, _parsed(said)._replace(name=f"{WORDS[family]} {NAME}")
+    found = last[1]
     elements = {
-        name: nfnl.elements(NAME, name, shape)
+        name: nfnl.elements(NAME, name, shape, family)
         for name, shape in found.shapes.items()
-        if nft.SHAPES.get(name) == shape and not shape.timeout_s
+        if SHAPES[family].get(name) == shape and not shape.timeout_s
     }
     return found._replace(elements=elements, dormant=bool(flags & nfnl.DORMANT))
 
 
-_last: list[Any] = []
-"""The structure that was read last, and what nft said of it: the same bytes mean the same."""
+_last: dict[int, tuple[object, Table]] = {}
+"""By family, the structure that was read last, and what nft said of it: the same bytes mean the same."""
 
 
 def _parsed(said: str) -> Table:
