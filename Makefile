@@ -6,7 +6,7 @@
 PACKAGES = runc iproute2 iptables nftables busybox-static gcc libc6-dev python3-venv python3-dev \
 	util-linux iputils-ping procps
 TEST_PACKAGES = radvd tcpdump crun systemd curl vim
-BENCH_PACKAGES = containernetworking-plugins netavark
+BENCH_PACKAGES = containernetworking-plugins netavark iperf3
 PYTHON ?= $(shell for p in python3 /usr/bin/python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV = .venv

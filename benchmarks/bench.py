@@ -2,7 +2,7 @@
 
 Turns are interleaved (A B C A B C ...), in private hosts. Each whole turn is saved to
 `benchmarks/out/bench.json` as it ends, so that a run which is cut short goes on with `--missing`.
-Parts: floor, peers, growth, daemon (all where none is given).
+Parts: floor, peers, growth, daemon, ports (all where none is given).
 """
 
 import argparse
@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import daemon, measure, peers, record, report
+from benchmarks import daemon, measure, peers, ports, record, report
 from benchmarks.about import about
 from benchmarks.measure import OUT
 from benchmarks.record import Group, Groups
 
 Act = Callable[[], Mapping[str, float | list[float]]]
-PARTS = ("floor", "peers", "growth", "daemon")
+PARTS = ("floor", "peers", "growth", "daemon", "ports")
 LARGEST = 10_000
 QUICK_N = 300
 QUICK_TURNS = 5
@@ -107,6 +107,20 @@ def daemon_part(options: argparse.Namespace) -> list[Run]:
         "memory": (many, partial(daemon.memory, many, daemon.EVENTS // options.by)),
     }
     return [Run(name, "daemon", n, 1, {"daemon": act}) for name, (n, act) in acts.items()]
+
+
+def ports_part(options: argparse.Namespace) -> list[Run]:
+    """Both backends of the firewall, in turns."""
+    runs = []
+    able = [name for name in ports.BACKENDS if not ports.absent(name)]
+    for name in set(ports.BACKENDS) - set(able):
+        print(f"skipped: {name}: {ports.absent(name)}", file=sys.stderr)
+    acts: dict[str, Act] = {name: partial(ports.throughput, name) for name in able}
+    runs.append(Run("throughput", "ports", 1, options.growth_turns, acts))
+    count = 2000 // options.by
+    acts = {name: partial(ports.thousands, name, count, options.turns) for name in able}
+    runs.append(Run("thousands", "ports", count, 1, acts))
+    return runs
 
 
 def one_turn(run: Run, number: int) -> record.Turn:
@@ -221,6 +235,7 @@ def main() -> int:
     versions = about()
     suites: dict[str, Callable[[argparse.Namespace], list[Run]]] = {
         "floor": floor_part, "peers": peers_part, "growth": growth_part, "daemon": daemon_part,
+        "ports": ports_part,
     }  # fmt: skip
     failed: list[str] = []
     for part in options.parts or PARTS:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import peers, record
+from benchmarks import peers, ports, record
 from benchmarks.record import Groups
 
 FLAT = 1.02
@@ -132,6 +132,12 @@ BOUNDS = [
           _middle("files", "daemon", NEW_FILE, 1e3)),
     Bound("daemon: idle with 4,000, share of a core", "idle", 4000, 1, "%",
           _middle("idle", "daemon", "idle", 100)),
+    *(
+        Bound(f"{name}, 2,000 ports: {what}", "thousands", 2000, 50, "ms",
+              _middle("thousands", name, case))
+        for name in ports.BACKENDS
+        for what, case in (("compared", ports.COMPARE), ("one more", ports.ADD))
+    ),
     Bound("daemon: memory over 20,000 events, the last readings against the early ones", "memory",
           4000, FLAT, "×", _memory),
 ]  # fmt: skip

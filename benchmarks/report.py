@@ -10,7 +10,7 @@ import os
 import statistics
 from pathlib import Path
 
-from benchmarks import bounds, peers, plots, record
+from benchmarks import bounds, peers, plots, ports, record
 from benchmarks.record import Group, Groups
 
 HERE = Path(__file__).resolve().parent
@@ -21,7 +21,7 @@ Both plots are from a rehearsal with a tenth of the containers: they show the fo
 """
 MARK, END = "<!-- figures -->", "<!-- /figures -->"
 FULL = {"bridge": 1000, "routed": 4000, "peers": 1000, "drift": 1000, "files": 4000, "idle": 4000,
-        "memory": 4000}  # fmt: skip
+        "memory": 4000, "thousands": 2000, "throughput": 1}  # fmt: skip
 UNITS = {"memory": (1, "MiB"), "idle": (100, "%"), "drift": (1e3, "ms"), "files": (1e3, "ms")}
 """What the daemon's values are multiplied with, and shown in."""
 CORE = (
@@ -88,6 +88,8 @@ def section(name: str, group: Group) -> str:
     lines = [f"### {name.partition(',')[0]}: {group['n']:,} containers, {turns}", ""]
     if group["part"] == "daemon":
         return "\n".join(lines + daemon_rows(name, group)) + "\n"
+    if group["part"] == "ports":
+        return "\n".join(lines + ports_rows(group)) + "\n"
     head = ["", "case", "median", "least to most", "µs a container", "against the floor"]
     if group["part"] == "peers":
         head += ["against runcnet", "against runcnet with masquerade"]
@@ -125,6 +127,40 @@ def daemon_rows(name: str, group: Group) -> list[str]:
             for share in (0.5, 0.99, 1)
         ]
         lines.append(f"| {case} | {len(found)} | {' | '.join(cells)} |")
+    return lines
+
+
+def ports_rows(group: Group) -> list[str]:
+    """What published ports cost, by backend."""
+    lines = ["| | | median | least to most |", "|---|---|---|---|"]
+    for actor, cases in group["actors"].items():
+        for case, found in cases.items():
+            what, _, unit = case.rpartition(": ")
+            middle, least, most = statistics.median(found), min(found), max(found)
+            cells = [actor, what, f"{middle:.1f} {unit}", f"{least:.1f} to {most:.1f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def ports_sentences(groups: Groups) -> list[str]:
+    """What the README says of published ports."""
+    lines = []
+    fast, many = groups.get("throughput"), groups.get("thousands")
+    for name in fast["actors"] if fast else ():
+        share = record.ratio(fast, (name, ports.PUBLISHED), (name, ports.STRAIGHT))
+        if share is not None:
+            lines.append(
+                f"- {name}: throughput through a published port {share:.2f} of that straight to the "
+                "container"
+            )
+    for name in many["actors"] if many else ():
+        figures = [record.middle(many, name, c) for c in (ports.COMPARE, ports.ADD, ports.CHANGE)]
+        shown = [f"{figure:.0f} ms" for figure in figures if figure is not None]
+        if many and len(shown) == 3:
+            lines.append(
+                f"- {name}, {many['n']:,} ports: compared in {shown[0]}, one more in {shown[1]}, all "
+                f"changed in {shown[2]}"
+            )
     return lines
 
 
@@ -222,6 +258,9 @@ def readme(groups: Groups) -> str:
                   "|---|---|---|---|---|", *others, ""]  # fmt: skip
     if kept:
         lines += ["The daemon:", "", *kept, ""]
+    published = ports_sentences(groups)
+    if published:
+        lines += ["Published ports:", "", *published, ""]
     lines += [bounds.summary(groups), "", f"Measured on: {versions(groups).strip()}"]
     return "\n".join(lines) + "\n"
 

@@ -2,16 +2,23 @@
 
 from collections.abc import Collection
 
-from reconciler.core.memory import Young
+from reconciler.core.memory import Memory, Young
 from reconciler.host.store import Store
 from reconciler.load import Declared
 
 
 def write_down(
-    store: Store, declared: Declared, files: Collection[str], *, forget: Collection[str]
+    store: Store,
+    declared: Declared,
+    memory: Memory,
+    files: Collection[str],
+    *,
+    forget: Collection[str],
 ) -> None:
-    """Remember what these good files say, and of those just being written that it is not sure yet."""
-    memory = store.memory()
+    """Remember what these good files say, and of those just being written that it is not sure yet.
+
+    `memory`: what is remembered of them.
+    """
     old = {file: declared.contents[file] for file in files if not declared.restless(file)}
     fresh = {
         file: content

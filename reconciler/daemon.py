@@ -17,13 +17,15 @@ from functools import partial
 
 import msgspec
 
-from reconciler.core.agenda import ALL, Agenda
+from reconciler.core.agenda import ALL, RULES, Agenda
 from reconciler.core.errors import LockedError, RuncnetError, UsageError
 from reconciler.core.meter import Meter
 from reconciler.core.room import room
 from reconciler.host import lock, netns
 from reconciler.host.events import Events
+from reconciler.host.firewall.bell import Bell
 from reconciler.host.mounts import Mounts
+from reconciler.host.pidfds import Waiting
 from reconciler.host.propagation import hidden
 from reconciler.host.service import Service
 from reconciler.host.watch import Watch
@@ -80,6 +82,7 @@ class Daemon:
         self.keeper = Keeper(
             settings,
             self.agenda,
+            resync_s=how.resync_s,
             terminal=terminal,
             meter=meter,
             hear=self._hear,
@@ -99,7 +102,6 @@ class Daemon:
         self._mounts_rang = False
         self._said = ""
         """What last stopped a pass."""
-        self._pidfds: dict[int, str] = {}
         self._next_check = 0.0
         self._next_resync = 0.0
 
@@ -120,6 +122,7 @@ class Daemon:
             stack.callback(self.events.close)
             self.mounts = Mounts(self.settings.netns_dir)
             stack.callback(self.mounts.close)
+            self.bell = self._open_bell(stack)
             self.watch = Watch(
                 self.settings.config_dirs, lambda text: self.terminal.log("warning", text)
             )
@@ -130,7 +133,10 @@ class Daemon:
             self.poll.register(self.events.fileno(), select.POLLIN)
             self.poll.register(self.mounts.fileno(), select.POLLPRI)
             self.poll.register(self.watch.fileno(), select.POLLIN)
-            stack.callback(self._drop_pidfds)
+            if self.bell is not None:
+                self.poll.register(self.bell.fileno(), select.POLLIN)
+            self.waiting = Waiting(self.poll)
+            stack.callback(self.waiting.close)
             self._woken = woken
             self._begin(time.monotonic() + timeout_s)
             while not self._stopping:
@@ -139,6 +145,15 @@ class Daemon:
             self.service.stopping()
         self.terminal.log("info", "stopped; containers and networks stay as they are")
         return 0
+
+    def _open_bell(self, stack: contextlib.ExitStack) -> Bell | None:
+        """None: changes of rules are found at the next check."""
+        if self.settings.firewall == "none":
+            return None
+        try:
+            return stack.enter_context(contextlib.closing(Bell()))
+        except OSError:
+            return None  # this kernel has no nfnetlink
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[int]:
@@ -202,8 +217,10 @@ class Daemon:
                 self._hear_files(now)
             elif fd == self.mounts.fileno():
                 self._mounts_rang = True
-            elif fd in self._pidfds:
-                self._left(fd, now)
+            elif (name := self.waiting.ended(fd)) is not None:
+                # A process that a container was held back for.
+                self.agenda.wake([name])
+                self.agenda.mark([name], now)
         self._hear()
         self.service.alive(now)
         if self._reload:
@@ -260,6 +277,8 @@ class Daemon:
             self.agenda.mark(world.concerned(heard), now)
         if heard or lost:
             self.meter.events(len(heard), lost)
+        if self.bell is not None and self.bell.rang():
+            self.agenda.mark([RULES], now)
         if self._mounts_rang or self.mounts.rang():
             self._mounts_rang = False
             changed = self.mounts.changed()
@@ -292,14 +311,6 @@ class Daemon:
         else:
             self.agenda.wake(names)
             self.agenda.mark(names, since or now)
-
-    def _left(self, fd: int, now: float) -> None:
-        """A process has ended that a container was held back for."""
-        name = self._pidfds.pop(fd)
-        self.poll.unregister(fd)
-        os.close(fd)
-        self.agenda.wake([name])
-        self.agenda.mark([name], now)
 
     # -- working ------------------------------------------------------------------------------------
 
@@ -371,7 +382,8 @@ class Daemon:
             self.service.ready(self._summary())
             self.meter.rejected(len({r.place.file for r in world.declared.loaded.rejections}))
             self.meter.leases(*room(world.declared.loaded.spec, world.book))
-        self._wait_for_processes()
+        late = self.waiting.follow(self.keeper.guarded)
+        self.agenda.postpone(late, now + 1.0)
         self.service.status(self._summary())
         self.meter.containers(world.container_states())
 
@@ -382,23 +394,3 @@ class Daemon:
         others = states.total() - states["ok"]
         rest = f", {others} not" if others else ""
         return f"{states['ok']} containers are as declared{rest}"
-
-    def _wait_for_processes(self) -> None:
-        """Watch one process of each container that is held back for being in use."""
-        watched = set(self._pidfds.values())
-        for name, pids in self.keeper.guarded.items():
-            if name in watched:
-                continue
-            try:
-                fd = os.pidfd_open(pids[0])
-            except OSError:
-                # It has ended meanwhile, or this is more than the limit of open files allows.
-                self.agenda.postpone([name], time.monotonic() + 1.0)
-                continue
-            self._pidfds[fd] = name
-            self.poll.register(fd, select.POLLIN)
-
-    def _drop_pidfds(self) -> None:
-        for fd in self._pidfds:
-            os.close(fd)
-        self._pidfds.clear()

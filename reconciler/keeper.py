@@ -2,16 +2,16 @@
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 
 from reconciler import trial
 from reconciler.books import write_down
 from reconciler.core import ops
-from reconciler.core.agenda import ALL, Agenda
+from reconciler.core.agenda import ALL, RULES, Agenda
+from reconciler.core.errors import FirewallError
 from reconciler.core.leases import Book
 from reconciler.core.meter import Meter
-from reconciler.core.report import Report
-from reconciler.core.wanted import Member
+from reconciler.core.report import Done, Report
 from reconciler.host import lock, rtnl
 from reconciler.host.apply import Outcome
 from reconciler.host.observe import busy_in
@@ -22,10 +22,10 @@ from reconciler.once import done, report_of
 from reconciler.part import Part, Widen
 from reconciler.prospect import Prospect, Settings, taking_away
 from reconciler.reconcile import READS, Pass
+from reconciler.rules import Rules
 from reconciler.telling import MOTION, Telling
 from reconciler.terminal import Terminal
 from reconciler.troubles import note_troubles
-from reconciler.wall import Wall
 from reconciler.world import World
 
 FELLOWS_S = 0.2
@@ -42,6 +42,7 @@ class Keeper:
         settings: Settings,
         agenda: Agenda,
         *,
+        resync_s: float,
         terminal: Terminal,
         meter: Meter,
         hear: Callable[[], None],
@@ -74,8 +75,7 @@ class Keeper:
         self._reads = 0
         self._oldest: float | None = None
         self._telling = Telling(terminal)
-        self._wall: Wall | None = None
-        """As the last whole pass wanted it."""
+        self._rules = Rules(resync_s=resync_s)
 
     # -- the books ------------------------------------------------------------------------------
 
@@ -146,10 +146,14 @@ class Keeper:
             if self._settled_trial():
                 stale = True
                 due |= {ALL}
-            some = due - {ALL, "firewall"}
-            if some != due and (whole or stale):
+            some = due - {ALL, "firewall", RULES}
+            if due - some - {RULES} and (whole or stale):
                 self._whole()
-            elif some and self.world is not None:
+                self._versions = self._current()
+                return
+            if RULES in due:
+                self._mend()
+            if some and self.world is not None:
                 try:
                     self._part(some)
                 except Widen:
@@ -157,6 +161,32 @@ class Keeper:
                     self._looked_at(some)
                     self.agenda.mark([ALL], self._oldest or time.monotonic())
             self._versions = self._current()
+
+    def _mend(self) -> None:
+        """Put rules back that others have changed, and look at nothing else."""
+        started = time.monotonic()
+        marked = self.agenda.seen({RULES})
+        try:
+            operation = self._rules.mend(started)
+        except FirewallError:
+            self.agenda.mark([ALL], started)  # which says what is wrong
+            return
+        if operation is None:
+            return
+        now = time.monotonic()
+        report = Report(
+            operations=(Done(operation=operation, ok=True),),
+            problems={},
+            held=(),
+            rejections=(),
+            notes=(),
+            declared=frozenset(),
+            duration_s=now - started,
+        )
+        self._telling.tell(report, frozenset({"firewall"}))
+        self.meter.passed("part", now - started, report)
+        if marked is not None:
+            self.meter.repaired(now - marked)
 
     def _settled_trial(self) -> bool:
         """Take a trial back of which the process is gone; whether there was one."""
@@ -166,10 +196,12 @@ class Keeper:
         trial.settle(store, self.settings.config_dirs)
         return store.trials.serial() != before
 
-    def _looking(self, scope: Collection[str] | None) -> Callable[[], None]:
-        def looking() -> None:
+    def _looking(self, scope: Collection[str] | None) -> Callable[[Collection[str] | None], None]:
+        def looking(objects: Collection[str] | None) -> None:
             self.hear()
-            self._looked_at(scope)
+            # A pass over everything looks at what it changed alone for the second time: of all else,
+            # what is heard by then is still to be seen.
+            self._looked_at(scope if objects is None else objects)
 
         return looking
 
@@ -192,6 +224,7 @@ class Keeper:
             looking=self._looking(None),
         )
         one.progress = lambda count: self.alive()
+        one.yielding = self._rules.yielding(started)
         with store.transaction():
             old = store.book()
             prospect = one.look()
@@ -218,7 +251,7 @@ class Keeper:
             names = {name.partition("/")[2] for name in touched}
             self.world.learn(prospect, one.seen, names & one.seen.containers.keys() | names)
         self.shelf.stand(prospect.declared.loaded)
-        self._wall = prospect.wall
+        self._rules.learn(prospect.wall, outcomes, time.monotonic())
         self.last_whole_s = time.monotonic() - started
         self._close_pass("full", prospect, outcomes, started, scope=None)
 
@@ -238,8 +271,8 @@ class Keeper:
                 stop=self.stop,
                 shelf=self.shelf,
                 looking=self._looking(only),
-                guarded=self._forwardable,
-                admit=self._admit,
+                guarded=self._rules.forwardable,
+                admit=self._rules.admit,
             )
             return part, part.look()
 
@@ -268,13 +301,6 @@ class Keeper:
             self.agenda.postpone(world.fellows(crowd), time.monotonic() + FELLOWS_S)
         self._close_pass("part", prospect, outcomes, started, scope=names)
 
-    def _admit(self, members: Iterable[Member]) -> None:
-        if self._wall is not None:
-            self._wall.admit(members)
-
-    def _forwardable(self) -> frozenset[int]:
-        return self._wall.forwardable() if self._wall is not None else frozenset()
-
     def _write_books(self, store: Store, prospect: Prospect, old: Book) -> None:
         """Leases, and what files said when they last loaded; before the kernel is changed."""
         new = prospect.assignment.book
@@ -285,7 +311,8 @@ class Keeper:
         with store.transaction():
             store.save_book(old, new)
             here = self._unwritten & prospect.declared.loaded.accepted
-            write_down(store, prospect.declared, here, forget=self._unwritten - here)
+            memory = store.memory(self._unwritten)
+            write_down(store, prospect.declared, memory, here, forget=self._unwritten - here)
         self._unwritten.clear()
 
     def _close_pass(
@@ -367,7 +394,7 @@ class Keeper:
         tried = self._books[0].trial()
         if tried is not None and not tried.alive:
             self.agenda.mark([ALL], now)
-        if self._wall is not None and not self._wall.stands():
+        if not self._rules.stands(now):
             self.agenda.mark([ALL], now)
         spots = {n: s for n, s in self.world.spots.items() if s.file and s.sysctls}
         names = sorted({name for spot in spots.values() for name, _ in spot.sysctls})

@@ -30,8 +30,10 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
     rest: dict[str, float]
     """When files and folders that changed a moment ago will have been left alone for long enough
     (seconds of the monotonic clock): most prefixes of a YAML file are valid YAML."""
-    grown: Grown = Grown({}, frozenset())
+    grown: Grown
     """What has become of what was remembered of files that were just being written."""
+    memory: Memory
+    """What is remembered, with that; nothing where it was not asked for."""
 
     @property
     def restless_s(self) -> float:
@@ -145,7 +147,8 @@ class Shelf:
         now_ns, now = time.time_ns(), time.monotonic()
         ahead, self._ahead = self._ahead, {}
         rest = {}
-        for path, changed_ns in times.items():
+        recent = [(path, ns) for path, ns in times.items() if ns > now_ns - QUIET_NS]
+        for path, changed_ns in recent:
             age_ns = now_ns - changed_ns
             if age_ns < 0:
                 # Somebody's clock is or was ahead: such a time says nothing but that it is the same.
@@ -168,15 +171,20 @@ class Shelf:
         return _Parsed(source, *yamlfile.parse(source.content, source.file))
 
     def _declared(
-        self, loaded: Loaded, memory: Memory = NO_MEMORY, found: Grown | None = None
+        self, loaded: Loaded, memory: Memory = NO_MEMORY, told: Grown | None = None
     ) -> Declared:
         rest = self._rest(memory.said.keys() | loaded.accepted)
+        told = told or grown(memory.young, self._now, restless=rest.__contains__)
+        left = memory.young.keys() - told.kept.keys() - told.dropped
         return Declared(
             loaded=loaded,
             contents={file: parsed.source.content for file, parsed in self._parsed.items()},
             times={file: parsed.source.modified_ns for file, parsed in self._parsed.items()},
             rest=rest,
-            grown=found or grown(memory.young, self._now, restless=rest.__contains__),
+            grown=told,
+            memory=Memory(
+                {**memory.said, **told.kept}, {file: memory.young[file] for file in left}
+            ),
         )
 
     def _judged(self, memory: Memory, doubts: Doubts) -> Declared:

@@ -51,9 +51,10 @@ class Pass:
         only: frozenset[str] | None = None,
         stop: Callable[[], bool] = lambda: False,
         shelf: Shelf | None = None,
-        looking: Callable[[], None] = lambda: None,
+        looking: Callable[[Collection[str] | None], None] = lambda objects: None,
     ) -> None:
-        """`looking` is called just before each look at the kernel: what was heard of up to then is seen."""
+        """`looking` is called just before each look at the kernel, with the objects that are looked at
+        (None: all of the pass): what was heard of them up to then is seen."""
         self.settings = settings
         self.store = store
         self.record = record
@@ -64,6 +65,7 @@ class Pass:
         self.progress: Callable[[int], None] = lambda count: None
         self.changing = changing
         self.machine = machine_id()
+        self.yielding = False  # see Policy
         self.above = 0
         """Link numbers up to this one are known to be taken."""
         self._ahead: Ahead[Dumps] | None = None
@@ -168,7 +170,7 @@ class Pass:
         """What is declared, as far as it is looked at, and the leases; dumping begins meanwhile."""
         # What namespaces are asked for, the last pass says.
         names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
-        self.looking()
+        self.looking(None)
         self._ahead = Ahead(partial(dump, self.settings.netns_dir, names, key=self.record.key))
         declared = self.shelf.read(self.store.memory(), self.store.trials.doubts())
         return declared, declared.loaded.spec, self.store.book()
@@ -192,7 +194,10 @@ class Pass:
     def wall(self) -> Wall:
         """The firewall's part."""
         return Wall(
-            self.settings.firewall, self.store, patience_s=self.settings.firewall_patience_s
+            self.settings.firewall,
+            self.store,
+            patience_s=self.settings.firewall_patience_s,
+            yielding=self.yielding,
         )
 
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
@@ -224,7 +229,7 @@ class Pass:
             and (not witness.present or c.name in witness.spaces)
         ]
         if touched is not None and containers is not None:
-            self.looking()
+            self.looking(touched.keys())
             near = {network for network, _, _ in witness.ends.values()}
             near |= {t.partition("/")[2] for t in touched if t.startswith("network/")}
             for name in containers & spec.containers.keys():
@@ -236,7 +241,7 @@ class Pass:
             key = self.record.key
             dumps = dump_part(netns_dir, names, key=key, files=files, links=links - {0})
         elif dumps is None or dumps.sysctls != names:
-            self.looking()
+            self.looking(None)
             dumps = dump(netns_dir, names, key=self.record.key)
             if self.changing:
                 self.store.put(SYSCTLS_FACT, " ".join(names))
@@ -356,12 +361,11 @@ class Pass:
         loaded = declared.loaded
         self.store.save_book(old, prospect.assignment.book)
         self.store.settle(declared.grown)
-        remembered = self.store.remembered()
         spec = loaded.spec
-        gone = set(remembered) - loaded.accepted - loaded.remembered - loaded.lost
+        gone = set(declared.memory.said) - loaded.accepted - loaded.remembered - loaded.lost
         if not (spec.networks or spec.containers):
             gone = set()
-        write_down(self.store, declared, loaded.accepted, forget=gone)
+        write_down(self.store, declared, declared.memory, loaded.accepted, forget=gone)
         trial.keep(self.store, prospect)
 
     def verify(self, prospect: Prospect, outcomes: list[Outcome]) -> list[Outcome]:

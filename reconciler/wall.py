@@ -30,11 +30,19 @@ class Wall:
     """One pass's view of the firewall. `look` first, then `raise_`."""
 
     def __init__(
-        self, choice: str, store: Store, *, serving: bool = True, patience_s: float | None = None
+        self,
+        choice: str,
+        store: Store,
+        *,
+        serving: bool = True,
+        patience_s: float | None = None,
+        yielding: bool = False,
     ) -> None:
         """`serving`: whoever asks for a published port is told where there is no firewall.
-        `patience_s`: how long the locks of other programs are waited for, if not as usual."""
+        `patience_s`: how long the locks of other programs are waited for, if not as usual.
+        `yielding`: see `Policy`."""
         self.serving = serving
+        self.yielding = yielding
         self.backend = firewall.backend(choice)
         if patience_s is not None and isinstance(self.backend, Patient):
             self.backend.lock_timeout_s = patience_s
@@ -48,7 +56,6 @@ class Wall:
         """Which firewall it is, and why."""
         self.refused: dict[str, str] = {}
         """Containers whose published ports cannot be had, and why."""
-        self._senders: tuple[tuple[Sender, ...], frozenset[Sender]] = ((), frozenset())
         self.raised = True
         """Whether the rules are in place."""
         self._gone: frozenset[Address] = frozenset()
@@ -70,6 +77,7 @@ class Wall:
             kept=frozenset(kept | broken),
             publications=_publications(desired, broken),
             senders=senders(desired.members.values(), broken) if self.backend is not None else (),
+            yielding=self.yielding,
         )
         gone = {op.object.partition("/")[2] for op in decided.removals if _takes_away(op)}
         self._gone = frozenset(_addresses(observed, gone))
@@ -153,12 +161,12 @@ class Wall:
             )
         return tuple(free)
 
-    def stands(self) -> bool:
+    def stands(self, *, yielding: bool = False) -> bool:
         """Whether the rules are still as `look` wanted them; asks the kernel, and costs little."""
         if self.backend is None:
             return True
         try:
-            return not self.backend.look(self.policy).differences
+            return not self.backend.look(self._asked(yielding)).differences
         except FirewallError as error:
             return str(error) == self.problem
 
@@ -167,19 +175,31 @@ class Wall:
 
         All else stands as it was looked at. Raises FirewallError.
         """
+        if self.backend is None:
+            return
         found = senders(members, frozenset())
-        new = tuple(one for one in found if one not in self._known())
-        if self.backend is None or not new:
+        known = {sender.link: sender for sender in self.policy.senders}
+        new = tuple(one for one in found if known.get(one.link) != one)
+        if not new:
             return
         names = {(one.network, one.container) for one in found}
         rest = [s for s in self.policy.senders if (s.network, s.container) not in names]
         self.policy = msgspec.structs.replace(self.policy, senders=(*rest, *found))
         self.backend.admit(self.policy, new)
 
-    def _known(self) -> frozenset[Sender]:
-        if self._senders[0] is not self.policy.senders:
-            self._senders = self.policy.senders, frozenset(self.policy.senders)
-        return self._senders[1]
+    def _asked(self, yielding: bool) -> Policy:
+        return msgspec.structs.replace(self.policy, yielding=yielding)
+
+    def mend(self, *, yielding: bool) -> ops.ReplaceFirewall | None:
+        """Put back what others have changed; None: all stands. Raises FirewallError."""
+        if self.backend is None:
+            return None
+        asked = self._asked(yielding)
+        differences = self.backend.look(asked).differences
+        if not differences:
+            return None
+        self.backend.replace(asked)
+        return ops.ReplaceFirewall(object="firewall", differences=differences)
 
     def forwardable(self) -> frozenset[int]:
         """The IP versions that may be forwarded with the rules that stand now; asks the kernel."""

@@ -21,6 +21,14 @@ def host() -> Iterator[PrivateHost]:
         private.close()
 
 
+@pytest.fixture(params=["iptables", "nftables"])
+def either(host: PrivateHost, request: pytest.FixtureRequest) -> PrivateHost:
+    """The same with each of the two firewalls."""
+    need.program("nft")
+    host.firewall = request.param
+    return host
+
+
 @pytest.fixture
 def bare() -> Iterator[PrivateHost]:
     """A host on which runcnet leaves the firewall alone: quicker, where rules do not matter."""

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import bench, bounds, peers, plots, record, report
+from benchmarks import bench, bounds, peers, plots, ports, record, report
 from benchmarks.record import Cases, Group, Groups
 from tests.support.host import ROOT
 
@@ -45,6 +45,19 @@ def whole() -> Groups:
         "files": group({"daemon": {bounds.NEW_FILE: [0.02]}}, part="daemon", n=4000),
         "idle": group({"daemon": {"idle": [0.004]}}, part="daemon", n=4000),
         "memory": group({"daemon": {"memory": [60.0] * 11}}, part="daemon", n=4000),
+        "thousands": group(
+            {
+                name: {ports.COMPARE: [12.0], ports.ADD: [30.0], ports.CHANGE: [400.0]}
+                for name in ports.BACKENDS
+            },
+            part="ports",
+            n=2000,
+        ),
+        "throughput": group(
+            {name: {ports.STRAIGHT: [10.0], ports.PUBLISHED: [9.0]} for name in ports.BACKENDS},
+            part="ports",
+            n=1,
+        ),
     }
 
 
@@ -202,7 +215,13 @@ def test_the_quick_check_fails_on_a_regression_and_not_on_noise(
 
 
 def test_every_bound_is_of_a_group_that_a_full_run_measures() -> None:
-    parts = (bench.floor_part, bench.peers_part, bench.growth_part, bench.daemon_part)
+    parts = (
+        bench.floor_part,
+        bench.peers_part,
+        bench.growth_part,
+        bench.daemon_part,
+        bench.ports_part,
+    )
     runs = {run.name: run for part in parts for run in part(OPTIONS)}
     for bound in bounds.BOUNDS:
         assert runs[bound.group].n == bound.n, bound.what
@@ -221,7 +240,7 @@ def test_every_bound_can_be_missed(number: int) -> None:
     bound = bounds.BOUNDS[number]
     for actor, cases in groups[bound.group]["actors"].items():
         for values in cases.values():
-            slower = actor.startswith("runcnet") or actor == "daemon"
+            slower = actor.startswith("runcnet") or actor in ("daemon", *ports.BACKENDS)
             for i, value in enumerate(values):
                 values[i] = value * (40 if slower and (actor != "daemon" or i > 4 or i < 1) else 1)
     if bound.group == "drift":

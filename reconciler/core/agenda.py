@@ -8,6 +8,8 @@ failing is looked at again after pauses that grow.
 from collections.abc import Callable, Collection, Iterable
 
 ALL = "*"
+RULES = "rules"
+"""Rules of the firewall, as far as they can be put back without a look at anything else."""
 QUIET_S = 0.002
 """How long nothing new must have been marked before a pass begins."""
 PATIENCE_S = 0.05

@@ -55,6 +55,17 @@ def wanted(policy: Policy, *, version: int, table: str, have: Chains, bridged: b
     return _with_led_to({c: rules for c, rules in chains.items() if rules or c == USER}, have)
 
 
+def beside(policy: Policy, *, version: int, have: Chains) -> Chains:
+    """What a filter table of others holds whose FORWARD drops what no rule there accepts.
+
+    The same as ours, but for what the host itself is asked, which that policy does not concern, and
+    the router guard: what is none of our networks' is left to the rules of others.
+    """
+    found = _filter_chains(policy, version, have, ())
+    found.pop(INPUT, None)
+    return _with_led_to({c: rules for c, rules in found.items() if rules or c == USER}, have)
+
+
 def _networks(policy: Policy, version: int) -> Iterator[tuple[NetworkPolicy, Subnet]]:
     """The networks of an IP version, with their subnet."""
     for network in policy.networks:

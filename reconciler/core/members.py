@@ -247,7 +247,7 @@ def _interfaces(r: Reader, raw: RawContainer, networks: Mapping[str, Network]) -
                     *where, "addresses")  # fmt: skip
         mtu = None
         if item.mtu is not None:
-            allowed = range(fields.MTU_IPV6 if len(network.subnets) > 1 else 68,
+            allowed = range(fields.MTU_IPV6 if network.subnet(6) is not None else 68,
                             (network.mtu or 65535) + 1)  # fmt: skip
             parse = partial(fields.number, allowed=allowed, what="MTU up to the network's")
             mtu = r.read(parse, item.mtu, *where, "mtu")

@@ -6,6 +6,7 @@ import msgspec
 
 from reconciler.core import ops
 from reconciler.core.hostview import Group, HostView
+from reconciler.core.model import PROTOCOL, Subnet
 from reconciler.core.names import network_group
 from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
@@ -176,10 +177,26 @@ class Networks:
     def _unfit(self, network: Bridge | Routed) -> bool:
         """Whether what it would get now would cut the host off from what it has."""
         why = self.scene.unfit.get(network.network) or overlap_with_host(network, self.observed)
+        if why and network.network not in self.scene.unfit:
+            # Where its members live already, it only lost something: whoever came later must bear it.
+            fresh = tuple(s for s in network.subnets if not self._lived_in(network.network, s))
+            network = msgspec.structs.replace(network, subnets=fresh)
+            why = overlap_with_host(network, self.observed)
         if why:
             self.problem(network.object, why)
             self.unfit[network.network] = why
         return bool(why)
+
+    def _lived_in(self, network: str, subnet: Subnet) -> bool:
+        return any(
+            row.index == end.inner.index
+            and row.protocol == PROTOCOL
+            and subnet.holds(row.address.address)
+            for seen in self.observed.containers.values()
+            for end in seen.ends
+            if end.network == network and seen.space is not None and end.inner is not None
+            for row in seen.space.addresses
+        )
 
     def _may_interrupt(self, bridge: Bridge, link: str) -> bool:
         """Looking for processes costs a walk through /proc: only where the answer matters."""

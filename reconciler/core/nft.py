@@ -49,6 +49,10 @@ def _shapes() -> dict[str, Shape]:
         goal = (address, "inet_service")
         found[f"ports{v}"] = Shape(("inet_proto", "inet_service"), goal)
         found[f"ports_at{v}"] = Shape((address, "inet_proto", "inet_service"), goal)
+        found[f"runs{v}"] = Shape(("inet_proto", "inet_service"), (address,), interval=True)
+        found[f"runs_at{v}"] = Shape(
+            (address, "inet_proto", "inet_service"), (address,), interval=True
+        )
         found[f"selves{v}"] = Shape(("devgroup", address, address))
         found[f"subnets{v}"] = Shape((address,), interval=True)
         found[f"masquerade{v}"] = Shape((address, "ifname"), interval=True)
@@ -57,6 +61,7 @@ def _shapes() -> dict[str, Shape]:
     return found
 
 
+PORT_MAPS = ("ports_at", "runs_at", "ports", "runs")
 SHAPES = _shapes()
 """Every set and map that a table of ours may have."""
 
@@ -113,7 +118,7 @@ def wanted(policy: Policy, *, have: Table, bridged: Collection[int]) -> Table:
         chains[USER] = Chain()
         base("forward", "filter", "forward", 0, lead=[(nftrules.to("jump", USER),)])
     base("input", "filter", "input", 0)
-    if any(name.startswith("ports") for name in sets.found):
+    if any(f"{name}{v}" in sets.found for name in PORT_MAPS for v in ADDRESS):
         put("ports", nftrules.ports())
         for name, hook in (("prerouting", "prerouting"), ("output", "output")):
             put(name, iter([(nftrules.LOCAL, nftrules.to("jump", "ports"))]), ("nat", hook, -100))
@@ -274,9 +279,14 @@ def _fill_ports(sets: _Sets, p: Publication, networks: dict[str, NetworkPolicy])
 def _led_to(p: Publication) -> tuple[str, tuple[tuple[Key, Element], ...]]:
     """The map that a publication stands in, and its elements there. A pass asks several times."""
     mark, target = comment(p.object), p.target.value
+    ending = f"{p.version}" if p.host_ip is None else f"_at{p.version}"
+    if p.count > 1 and p.host_port == p.target_port:
+        run = p.host_port, p.host_port + p.count - 1
+        host = () if p.host_ip is None else ((p.host_ip.value, p.host_ip.value),)
+        return f"runs{ending}", (((*host, p.protocol, run), Element(mark, (target,))),)
+    # nft cannot shift a run.
     lead: Key = (p.protocol,) if p.host_ip is None else (p.host_ip.value, p.protocol)
-    name = f"ports{p.version}" if p.host_ip is None else f"ports_at{p.version}"
-    return name, tuple(
+    return f"ports{ending}", tuple(
         ((*lead, p.host_port + step), Element(mark, (target, p.target_port + step)))
         for step in range(p.count)
     )
@@ -335,7 +345,7 @@ def ports_in(have: Table, publications: Sequence[Publication]) -> dict[str, tupl
     found: dict[str, list[Lead]] = defaultdict(list)
     elements = {
         name: dict(have.elements.get(name, {}))
-        for name in (f"{kind}{v}" for v in ADDRESS for kind in ("ports", "ports_at"))
+        for name in (f"{kind}{v}" for v in ADDRESS for kind in PORT_MAPS)
     }
     for p in publications:
         name, elements_of = _led_to(p)
@@ -353,10 +363,14 @@ def ports_in(have: Table, publications: Sequence[Publication]) -> dict[str, tupl
     return {whose: tuple(leads) for whose, leads in found.items() if leads}
 
 
-def _lead(version: int, key: Key, goal: tuple[int, int]) -> Lead:
+def _lead(version: int, key: Key, goal: tuple[int, ...]) -> Lead:
     *at, protocol, port = key
-    host_ip = Address(version, at[0]) if at else None
-    return Lead(version, protocol, host_ip, port, port, Address(version, goal[0]), goal[1])
+    first, last = port if isinstance(port, tuple) else (port, port)
+    host = (at[0][0] if isinstance(at[0], tuple) else at[0]) if at else None
+    host_ip = Address(version, host) if host is not None else None
+    target, *target_port = goal
+    goes_to = Address(version, target), target_port[0] if target_port else first
+    return Lead(version, protocol, host_ip, first, last, *goes_to)
 
 
 def _lengthen(leads: list[Lead], lead: Lead) -> None:

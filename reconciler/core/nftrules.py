@@ -179,7 +179,9 @@ def input_(v: int) -> Iterator[Words]:
 def ports() -> Iterator[Words]:
     for v in ADDRESS:
         yield PORTED, _led(f"ports_at{v}", v, _address(v, "daddr"), PROTOCOL, PORT)
+        yield PORTED, _led(f"runs_at{v}", v, _address(v, "daddr"), PROTOCOL, PORT)
         yield PORTED, _led(f"ports{v}", v, PROTOCOL, PORT)
+        yield PORTED, _led(f"runs{v}", v, PROTOCOL, PORT)
 
 
 def postrouting(v: int) -> Iterator[Words]:

@@ -55,10 +55,10 @@ Key = tuple[Part, ...]
 
 
 class Element(NamedTuple):
-    """What a key leads to (a verdict, or an address and a port), and whose it is."""
+    """What a key leads to (a verdict, an address and a port, or an address alone), and whose it is."""
 
     comment: str
-    data: str | tuple[int, int] = ""
+    data: str | tuple[int, ...] = ""
 
 
 class Rule(NamedTuple):
@@ -81,7 +81,11 @@ class Chain(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The whole table. Not `present`: the kernel has none of that name."""
+    """The whole table. Not `present`: the kernel has none of that name.
+
+    `dormant`: somebody has put it to sleep, so that no packet meets it. nft 1.0.6 cannot print it
+    then, so of a dormant table the elements alone are known.
+    """
 
     shapes: Mapping[str, Shape]
     elements: Mapping[str, Mapping[Key, Element]]
@@ -155,8 +159,9 @@ def element_text(shape: Shape, key: Key, element: Element | None = None) -> str:
     if element.comment:
         text += f' comment "{element.comment}"'
     if isinstance(element.data, tuple):
-        address, port = element.data
-        text += f" : {Address(_version(shape.data[0]), address)} . {port}"
+        address, *port = element.data
+        goal = [str(Address(_version(shape.data[0]), address)), *map(str, port)]
+        text += f" : {' . '.join(goal)}"
     elif element.data:
         text += f" : {element.data}"
     return text
@@ -256,7 +261,12 @@ def _users_own(have: Table) -> bool:
 
 
 def script(want: Table, have: Table) -> list[str]:
-    """The lines for `nft -f` that turn `have` into `want` at once; none where nothing differs."""
+    """The lines for `nft -f` that turn `have` into `want` at once; none where nothing differs.
+
+    A dormant table is woken, and no more: what it holds cannot be read before.
+    """
+    if have.dormant:
+        return [f"add table {want.name}"]
     if not want.chains and not _users_own(have):
         return [f"delete table {want.name}"] if have.present else []
     if not want.chains and not have.present:
@@ -267,7 +277,7 @@ def script(want: Table, have: Table) -> list[str]:
     ]
     flushed = [n for n in (*d.chains, *d.gone_chains, *d.emptied) if n in have.chains]
     drained = [n for n in d.emptied if n in have.shapes]
-    lines = [] if have.present and not have.dormant else [f"add table {want.name}"]
+    lines = [] if have.present else [f"add table {want.name}"]
     lines += [f"flush chain {want.name} {name}" for name in flushed]
     lines += [f"flush {_noun(have, name)} {want.name} {name}" for name in drained]
     lines += [f"delete chain {want.name} {name}" for name in (*rehooked, *d.gone_chains)]
@@ -320,8 +330,10 @@ def differences(want: Table, have: Table) -> list[str]:
         return [f"table {want.name}: missing"]
     if not want.chains:
         return [f"table {want.name}: no longer wanted"]
+    if have.dormant:
+        return [f"table {want.name}: dormant"]
     d = difference(want, have)
-    lines = [f"table {want.name}: dormant"] if have.dormant else []
+    lines = []
     for name in want.shapes:
         missing, extra = len(d.added.get(name, ())), len(d.removed.get(name, ()))
         parts = [

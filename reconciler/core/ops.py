@@ -292,9 +292,10 @@ class SetLink(Operation, frozen=True, kw_only=True):
         return words
 
     def describe(self) -> str:
-        plain = (" ".join(str(w) for w in words) for words in self.words())
+        plain = [" ".join(str(w) for w in words) for words in self.words()]
         if self.name is not None:
-            return f"rename {self.link} to {self.name}"
+            # Behind what a rename takes: down, the name, up.
+            return ", ".join([f"rename {self.link} to {self.name}", *plain[3:]])
         return f"set {self.link} {', '.join(plain)}"
 
     def commands(self) -> list[str]:

@@ -151,3 +151,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     kept: frozenset[str] = frozenset()
     """Networks whose declaration is unreadable and not remembered: their rules in the kernel stay
     as they are, in their place."""
+    yielding: bool = False
+    """A jump of ours that others have put rules before is left there: two tools that both want the
+    first place must not fight without end."""

@@ -168,9 +168,10 @@ def container_repairs(
 def _abandoned(link: Link, endpoint: Endpoint, seen: SeenContainer) -> bool:
     """Whether it is an inner end of ours whose other end somebody has moved off the host.
 
-    That one keeps its number where it went, if nobody has it there.
+    That one keeps its number where it went, if nobody has it there; where the record does not know
+    the number, the MAC must speak, which is derived and so nobody else's.
     """
-    if link.kind != "veth" or link.peer_nsid < 0 or not seen.lost:
+    if link.kind != "veth" or link.peer_nsid < 0:
         return False
     return link.peer in seen.lost or link.mac == endpoint.mac
 

@@ -56,6 +56,8 @@ class Rule(NamedTuple):
     other: bytes = b""
     """The kernel's bytes of a rule that these words cannot say: nobody's mistake is ever mistaken
     for ours, and a rule that must stay can be written back as it was."""
+    ends: tuple[str, str] = ("", "")
+    """Of such a rule: the only link that it meets packets from, and to; empty: not known."""
 
     def words(self) -> list[str]:
         """The rule as iptables takes it, from `-s` to the target."""
@@ -123,7 +125,25 @@ JUMPS = {
     "raw": {"PREROUTING": Rule(PREROUTING, HOST)},
 }
 """The tables that are used, with the jumps from their built-in chains to ours."""
+BESIDE = MARK + "beside"
+BESIDE_JUMPS = {"FORWARD": Rule(FORWARD, BESIDE), "INPUT": Rule(INPUT, HOST)}
+"""The same for a filter table that holds our rules beside another firewall, which is where they live."""
 ASK_USER = Rule(USER, HOST)
+PASSING = frozenset(
+    {"", "LOG", "NFLOG", "ULOG", "TRACE", "AUDIT", "MARK", "CONNMARK", "SECMARK", "CONNSECMARK", "SET",
+     "CLASSIFY", "DSCP", "TOS", "TTL", "HL", "TCPMSS", "TCPOPTSTRIP", "CHECKSUM", "CT", "NOTRACK", "TEE",
+     "RATEEST", "IDLETIMER", "LED"}
+)  # fmt: skip
+"""Targets behind which a packet meets the next rule. RETURN is none: in a built-in chain it is the
+policy's word, and that is the last."""
+ADMINISTRATORS = ("-USER", "-ADMIN")
+"""How chains of other tools end in which an administrator writes (DOCKER-USER): they come before ours."""
+OUT_OF_PLACE = "out of place"
+
+
+def jumps_of(table: str, *, beside: bool) -> Mapping[str, Rule]:
+    """The jumps from the built-in chains of a table."""
+    return BESIDE_JUMPS if beside and table == "filter" else JUMPS[table]
 
 
 def is_ours(chain: str) -> bool:
@@ -144,14 +164,21 @@ class Edit(NamedTuple):
 # -- how to get there ---------------------------------------------------------------------------
 
 
-def edits(want: Chains, have: Chains, *, table: str) -> list[Edit]:
-    """The steps of one commit that turn `have` into `want`; none where nothing differs."""
+def edits(
+    want: Chains, have: Chains, *, table: str, beside: bool = False, yielding: bool = False
+) -> list[Edit]:
+    """The steps of one commit that turn `have` into `want`; none where nothing differs.
+
+    `beside`: the table only helps another firewall out (`BESIDE_JUMPS`). `yielding`: a jump that
+    stands is left where it is, whatever stands before it.
+    """
+    jumps = jumps_of(table, beside=beside)
     steps = [Edit("new", chain) for chain in want if chain not in have]
     for chain, rules in want.items():
         steps += _rule_edits(chain, rules, have.get(chain, ()))
-    for base, jump in JUMPS[table].items():
-        steps += _jump_edits(base, jump, want, have)
-    return steps + _removals(want, have, table)
+    for base, jump in jumps.items():
+        steps += _jump_edits(base, jump, want, have, yielding)
+    return steps + _removals(want, have, jumps)
 
 
 def _rule_edits(chain: str, want: tuple[Rule, ...], have: tuple[Rule, ...]) -> list[Edit]:
@@ -177,24 +204,64 @@ def _rule_edits(chain: str, want: tuple[Rule, ...], have: tuple[Rule, ...]) -> l
     return steps + [Edit("insert", chain, rule, number) for number, rule in coming]
 
 
-def _jump_edits(base: str, jump: Rule, want: Chains, have: Chains) -> list[Edit]:
-    """The jump stands once, and before everything but plain jumps to chains of other tools.
+def _jump_edits(base: str, jump: Rule, want: Chains, have: Chains, yielding: bool) -> list[Edit]:
+    """The jump stands once, and before everything that could have the last word on packets of ours.
 
-    Such tools (Docker, for one) put their own jumps at the top each time they start; to insist on
-    the first place would be a race without end.
+    Jumps to chains of other tools may stand before it: such tools (Docker, for one) put them at the
+    top each time they start, and to insist on the first place would be a race without end.
     """
     rules = have.get(base, ())
     places = [place for place, rule in enumerate(rules) if is_ours(rule.target)]
     if jump.target in want and len(places) == 1 and rules[places[0]] == jump:
         before = rules[: places[0]]
-        if all(r == Rule(r.target, r.comment, local=r.local) and r.target in have for r in before):
+        if yielding or not any(decides(rule, base, want, have) for rule in before):
             return []
     # From the bottom up, so that the numbers above stay true.
     steps = [Edit("delete", base, rules[place], place + 1) for place in reversed(places)]
-    return [*steps, Edit("insert", base, jump, 1)] if jump.target in want else steps
+    if jump.target not in want:
+        return steps
+    theirs = [rule for rule in rules if not is_ours(rule.target)]
+    lead = 0
+    while lead < len(theirs) and _asks_administrator(theirs[lead], have):
+        lead += 1
+    return [*steps, Edit("insert", base, jump, lead + 1)]
 
 
-def _removals(want: Chains, have: Chains, table: str) -> list[Edit]:
+def _asks_administrator(rule: Rule, have: Chains) -> bool:
+    return not rule.other and rule.target in have and rule.target.endswith(ADMINISTRATORS)
+
+
+def decides(rule: Rule, base: str, want: Chains, have: Chains) -> bool:
+    """Whether a rule of a built-in chain could have the last word on a packet of ours."""
+    if rule.target in PASSING or (rule.target in have and not rule.other):
+        return False
+    source = rule.in_link or rule.in_group or rule.ends[0]
+    target = rule.out_link or rule.out_group or rule.ends[1]
+    if base == "FORWARD":
+        # A packet is ours where it comes from a network of ours, or goes to one.
+        own = {r.in_link or r.in_group for r in want.get(FORWARD, ()) if _is_among(r)}
+        return not source or not target or source in own or target in own
+    if base == "INPUT":
+        own = {r.in_link or r.in_group or r.ends[0] for r in want.get(INPUT, ())} - {""}
+        return not source or source in own
+    if base in ("PREROUTING", "OUTPUT") and PORTS in want:
+        return any(_meet(rule, port) for port in want[PORTS])
+    return True
+
+
+def _is_among(rule: Rule) -> bool:
+    return (rule.in_link, rule.in_group) == (rule.out_link, rule.out_group) != ("", 0)
+
+
+def _meet(rule: Rule, port: Rule) -> bool:
+    """Whether a packet to a published port could meet the rule."""
+    if rule.other or port.other or not rule.protocol:
+        return True
+    apart = rule.ports[0] > port.ports[1] or port.ports[0] > rule.ports[1]
+    return rule.protocol == port.protocol and (rule.ports == (0, 0) or not apart)
+
+
+def _removals(want: Chains, have: Chains, jumps: Mapping[str, Rule]) -> list[Edit]:
     """Chains of ours that are no longer wanted; the administrator's only where it is empty."""
     gone = [c for c in have if is_ours(c) and c not in want and not (c == USER and have[c])]
     staying = [c for c in have if c not in gone and (c == USER or not is_ours(c))]
@@ -202,7 +269,7 @@ def _removals(want: Chains, have: Chains, table: str) -> list[Edit]:
         rule.target
         for chain in staying
         for rule in have[chain]
-        if not (chain in JUMPS[table] and is_ours(rule.target))
+        if not (chain in jumps and is_ours(rule.target))
     }
     # Emptied first: they may jump to one another. One that a foreign rule jumps to cannot go.
     steps = [Edit("flush", chain) for chain in gone if have[chain]]
@@ -212,29 +279,42 @@ def _removals(want: Chains, have: Chains, table: str) -> list[Edit]:
 # -- for people ---------------------------------------------------------------------------------
 
 
-def differences(want: Chains, have: Chains, *, version: int, table: str) -> list[str]:
-    """What `edits` would mend, a line a chain."""
-    where = f"(IPv{version} {table})"
-    steps = edits(want, have, table=table)
+def differences(
+    want: Chains,
+    have: Chains,
+    *,
+    version: int,
+    table: str,
+    beside: bool = False,
+    yielding: bool = False,
+    program: str = "",
+) -> list[str]:
+    """What `edits` would mend, a line a chain. `program`: whose table it is, if that is not plain."""
+    where = f"(IPv{version} {table}{' of ' if program else ''}{program})"
+    jumps = jumps_of(table, beside=beside)
+    steps = edits(want, have, table=table, beside=beside, yielding=yielding)
     touched = {step.chain for step in steps}
     lines = []
     for chain, rules in want.items():
         if chain in touched:
             text = _difference(rules, have[chain]) if chain in have else "missing"
             lines.append(f"chain {chain} {where}: {text}")
-    for base, jump in JUMPS[table].items():
+    for base, jump in jumps.items():
         if base not in touched:
             continue
         stands = sum(is_ours(rule.target) for rule in have.get(base, ()))
-        verdict = "missing" if not stands else "out of place" if stands == 1 else "repeated"
+        verdict = "missing" if not stands else OUT_OF_PLACE if stands == 1 else "repeated"
         text = verdict if jump.target in want else "no longer wanted"
         lines.append(f"jump from {base} {where}: {text}")
     gone = [
-        chain
-        for chain in have
-        if chain in touched and chain not in want and chain not in JUMPS[table]
+        chain for chain in have if chain in touched and chain not in want and chain not in jumps
     ]
     return lines + [f"chain {chain} {where}: no longer wanted" for chain in gone]
+
+
+def moves(lines: Iterable[str]) -> bool:
+    """Whether a jump is out of place among differences that were said."""
+    return any(line.endswith(OUT_OF_PLACE) for line in lines)
 
 
 def _difference(want: tuple[Rule, ...], have: tuple[Rule, ...]) -> str:

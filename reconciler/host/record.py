@@ -7,11 +7,12 @@ leaves nothing that nobody answers for.
 import contextlib
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from reconciler.core.errors import StoreError
 from reconciler.core.troubles import Mishap, News, Trouble
+from reconciler.host.damage import damaged
 from reconciler.host.files import own_directory
 from reconciler.host.machine import boot_id
 
@@ -122,22 +123,22 @@ class Record:
         """Write down what a pass found new, all of it at once; nothing where nothing is."""
         if not news:
             return
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany(
-            "INSERT OR REPLACE INTO trouble VALUES (?, ?, ?)",
-            [(name, one.since, one.text) for name, one in news.troubles.items()],
-        )
-        self._db.executemany(
-            "DELETE FROM trouble WHERE object=?", [(name,) for name in news.mended]
-        )
-        self._db.executemany(
-            "INSERT INTO mishap (time, object, text) VALUES (?, ?, ?)",
-            [(one.time, one.object, one.text) for one in news.mishaps],
-        )
-        self._db.execute(
-            "DELETE FROM mishap WHERE serial <= (SELECT max(serial) FROM mishap) - ?", (MISHAPS,)
-        )
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO trouble VALUES (?, ?, ?)",
+                [(name, one.since, one.text) for name, one in news.troubles.items()],
+            )
+            self._db.executemany(
+                "DELETE FROM trouble WHERE object=?", [(name,) for name in news.mended]
+            )
+            self._db.executemany(
+                "INSERT INTO mishap (time, object, text) VALUES (?, ?, ?)",
+                [(one.time, one.object, one.text) for one in news.mishaps],
+            )
+            self._db.execute(
+                "DELETE FROM mishap WHERE serial <= (SELECT max(serial) FROM mishap) - ?",
+                (MISHAPS,),
+            )
 
     def adopt(
         self,
@@ -146,22 +147,33 @@ class Record:
         bridges: Mapping[str, int],
     ) -> None:
         """Begin anew with what the marks say is ours; from here on the record is believed first."""
-        self._db.execute("BEGIN IMMEDIATE")
-        rows = [(index, *end) for index, end in ends.items()]
-        self._db.executemany("INSERT OR REPLACE INTO space VALUES (?, ?)", spaces.items())
-        self._db.executemany("INSERT OR REPLACE INTO end VALUES (?, ?, ?, ?)", rows)
-        self._db.executemany("INSERT OR REPLACE INTO bridge VALUES (?, ?)", bridges.items())
-        self._db.execute("INSERT INTO scene VALUES (?, ?)", self._scene)
-        self._db.execute("COMMIT")
+        with self._transaction():
+            rows = [(index, *end) for index, end in ends.items()]
+            self._db.executemany("INSERT OR REPLACE INTO space VALUES (?, ?)", spaces.items())
+            self._db.executemany("INSERT OR REPLACE INTO end VALUES (?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO bridge VALUES (?, ?)", bridges.items())
+            self._db.execute("INSERT INTO scene VALUES (?, ?)", self._scene)
         self.present = True
 
     def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         rows = list(rows)
         if not rows:
             return
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany(statement, rows)
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany(statement, rows)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Everything inside is written at its end, or nothing of it. Raises StoreError."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(f"the record cannot be written: {error} (see --run-dir)") from error
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
     def leaving(self) -> list[str]:
         """Paths whose removal was begun; a kill may have left their mount points."""
@@ -228,7 +240,7 @@ def _open(path: str, scene: tuple[str, int]) -> tuple[sqlite3.Connection, bool]:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         os.chmod(path, 0o600)
         db = sqlite3.connect(path, isolation_level=None, timeout=30)
-        with contextlib.suppress(sqlite3.DatabaseError):
+        try:
             # What is lost with the power is lost with the objects it speaks of.
             db.execute("PRAGMA synchronous=OFF")
             db.execute("PRAGMA journal_mode=WAL")
@@ -237,6 +249,10 @@ def _open(path: str, scene: tuple[str, int]) -> tuple[sqlite3.Connection, bool]:
                 return db, True
             if db.execute("SELECT count(*) FROM scene").fetchone() == (0,):
                 return db, False
+        except sqlite3.DatabaseError as error:
+            if not damaged(error):
+                db.close()
+                raise
         db.close()
         # It is damaged, or speaks of another start or another network namespace.
         for tail in ("", "-wal", "-shm"):

@@ -4,13 +4,15 @@ import contextlib
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 from reconciler.core.errors import StoreError
 from reconciler.core.leases import Book, Key
 from reconciler.core.memory import Grown, Memory, Young
 from reconciler.core.model import Address
 from reconciler.host import trials
+from reconciler.host.damage import damaged
 from reconciler.host.files import own_directory
 from reconciler.host.trials import Trial, Trials
 
@@ -49,7 +51,7 @@ class Store:
             try:
                 return cls(_open(path), ())
             except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+                if not damaged(error):
                     raise
                 aside = _put_aside(path)
                 note = f"{path} was damaged ({error}) and is kept as {aside}"
@@ -140,16 +142,22 @@ class Store:
         if old.serial != new.serial:
             self.put("serial", str(new.serial))
 
-    def remembered(self) -> dict[str, bytes]:
-        """The last good content of each definition file."""
-        rows = self._db.execute("SELECT name, content FROM file")
+    def remembered(self, names: Collection[str] | None = None) -> dict[str, bytes]:
+        """The last good content of each definition file; of these alone, where given."""
+        rows = self._files("SELECT name, content FROM file", names)
         return {name: zlib.decompress(content) for name, content in rows}
 
-    def memory(self) -> Memory:
+    def memory(self, names: Collection[str] | None = None) -> Memory:
         """What files said when they last loaded, as far as it is known."""
-        rows = self._db.execute("SELECT name, content, modified_ns FROM young")
+        rows = self._files("SELECT name, content, modified_ns FROM young", names)
         young = {name: Young(zlib.decompress(content), ns) for name, content, ns in rows}
-        return Memory(self.remembered(), young)
+        return Memory(self.remembered(names), young)
+
+    def _files(self, query: str, names: Collection[str] | None) -> Iterator[Any]:
+        if names is None:
+            yield from self._db.execute(query)
+        for name in names or ():
+            yield from self._db.execute(f"{query} WHERE name=?", (name,))
 
     def settle(self, found: Grown) -> None:
         """Take over what has become of what was young."""

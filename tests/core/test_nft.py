@@ -176,7 +176,9 @@ class Nft:
                     fits = {"ip": 4, "ip6": 6}[what["family"]] == self.p.version
                     if element is None or not fits:
                         break
-                    return "DNAT", element.data
+                    assert isinstance(element.data, tuple)
+                    goal = element.data if element.data[1:] else (*element.data, self.p.port)
+                    return "DNAT", goal
                 elif kind in ("jump", "goto"):
                     verdict = self.walk(what["target"])
                     if verdict is not None or kind == "goto":

@@ -36,6 +36,9 @@ MISTAKES = [
      "f:1:44: networks.n.type: reserved, not built yet (bridge or routed)"),
     ("networks: {n: {subnets: 10.0.0.0/24, mtu: 67}}",
      "f:1:43: networks.n.mtu: '67' is no MTU in bytes (68 to 65535)"),
+    ("networks: {n: {subnets: 'fd00::/64'}}\ncontainers:\n"
+     "  c: {interfaces: {network: n, mtu: 1000}}\n",
+     "containers.c.interfaces.mtu: '1000' is no MTU up to the network's (1280 to 65535)"),
     ("networks: {n: {subnets: 10.0.0.0/24, uplink: all}}", "f:1:46: networks.n.uplink: 'all' is no"),
     ("networks: {n: {subnets: 10.0.0.0/24, uplink: n}}",
      "f:1:46: networks.n.uplink: n is the bridge of network n (name a link that leads out)"),

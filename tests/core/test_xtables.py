@@ -350,17 +350,87 @@ def test_a_network_without_a_subnet_of_a_version_has_no_rules_there() -> None:
     assert wanted(policy, version=6, table="nat", have={}, bridged=True) == {}
 
 
-def test_jumps_of_other_tools_may_stand_before_ours_but_nothing_else() -> None:
-    policy = Policy(networks=(network("alpha"),))
+REJECT = Rule("REJECT", other=b"x")
+HARMLESS = [
+    Rule("DOCKER-USER"),
+    Rule("DOCKER-USER", in_link="eth0"),
+    Rule(""),
+    Rule("", other=b"tcp dpt:80"),
+    Rule("LOG", other=b"log"),
+    Rule("ACCEPT", in_link="docker0", out_link="docker0"),
+    Rule("DROP", in_link="docker0", out_link="eth0"),
+    Rule("ACCEPT", in_group=5, out_link="eth0"),
+    REJECT._replace(ends=("docker0", "docker1")),
+]
+DECISIVE = [
+    Rule("ACCEPT"),
+    Rule("DROP", other=b"x"),
+    Rule("RETURN"),  # in a built-in chain: the policy has its word
+    Rule("ACCEPT", in_link="docker0"),
+    Rule("DROP", out_link="docker0"),
+    Rule("ACCEPT", in_link="alpha0", out_link="docker0"),
+    Rule("ACCEPT", in_link="eth0", out_group=7),
+    Rule("ACCEPT", source=SUBNETS["beta"][0]),
+    REJECT,
+    REJECT._replace(ends=("docker0", "")),
+    REJECT._replace(ends=("", "docker0")),
+    Rule("DOCKER-USER", other=b"goto"),
+    Rule("NFQUEUE", other=b"queue"),
+]
+
+
+def standing_with(
+    rules: tuple[Rule, ...], jump: Rule = JUMP
+) -> tuple[xtables.Chains, xtables.Chains]:
+    """Wanted chains, and a table that holds them, with these rules before the jump."""
+    policy = Policy(networks=(network("alpha"), network("beta", link="", group=7)))
     want = dict(wanted(policy, version=4, table="filter", have={}, bridged=False))
-    jump = JUMP
-    docker = Rule("DOCKER-USER")
-    fine = {**want, "DOCKER-USER": (), "FORWARD": (docker, jump, Rule("ACCEPT"))}
-    assert xtables.edits(want, fine, table="filter") == []
-    for first in (Rule("ACCEPT"), Rule("DOCKER-USER", in_link="eth0"), Rule("DROP", other=b"x")):
-        bad = {**fine, "FORWARD": (first, jump)}
-        after = applied(bad, xtables.edits(want, bad, table="filter"))
-        assert after["FORWARD"] == [jump, first]
+    have = {**want, "DOCKER-USER": (), "OTHERS": (), "FORWARD": (*rules, jump)}
+    return want, have
+
+
+@pytest.mark.parametrize("first", HARMLESS, ids=str)
+def test_the_jump_stays_behind_rules_that_cannot_decide(first: Rule) -> None:
+    want, have = standing_with((first,))
+    assert xtables.edits(want, have, table="filter") == []
+
+
+@pytest.mark.parametrize("first", DECISIVE, ids=str)
+def test_the_jump_comes_before_rules_that_could_decide(first: Rule) -> None:
+    want, have = standing_with((Rule("OTHERS"), first, Rule("LOG", other=b"l")))
+    (line,) = xtables.differences(want, have, version=4, table="filter")
+    assert line == "jump from FORWARD (IPv4 filter): out of place" and xtables.moves([line])
+    after = applied(have, xtables.edits(want, have, table="filter"))
+    assert after["FORWARD"] == [JUMP, Rule("OTHERS"), first, Rule("LOG", other=b"l")]
+    assert xtables.edits(want, have, table="filter", yielding=True) == []
+
+
+def test_administrators_chains_of_other_tools_are_asked_before_ours() -> None:
+    docker = (Rule("DOCKER-USER"), Rule("OTHERS"), Rule("DROP"))
+    want, have = standing_with(docker)
+    after = applied(have, xtables.edits(want, have, table="filter"))
+    assert after["FORWARD"] == [docker[0], JUMP, *docker[1:]]
+    # Patience is for a jump that stands: one that is gone comes back.
+    gone = {**have, "FORWARD": docker}
+    after = applied(gone, xtables.edits(want, gone, table="filter", yielding=True))
+    assert after["FORWARD"] == [docker[0], JUMP, *docker[1:]]
+
+
+def test_a_rule_before_the_jump_of_ports_matters_where_it_meets_one() -> None:
+    policy = Policy(networks=(network("alpha"),), publications=(published("alpha", "web", 8080),))
+    want = dict(wanted(policy, version=4, table="nat", have={}, bridged=False))
+    jumps = xtables.JUMPS["nat"]
+    have = {**want, **{base: (jump,) for base, jump in jumps.items()}}
+    redirect = Rule("REDIRECT", protocol="tcp", ports=(8000, 8079))
+    for first, moved in (
+        (redirect, False),
+        (redirect._replace(ports=(8080, 8090)), True),
+        (redirect._replace(ports=(0, 0)), True),
+        (redirect._replace(protocol="udp", ports=(8080, 8080)), False),
+        (Rule("REDIRECT", other=b"x"), True),
+    ):
+        found = {**have, "PREROUTING": (first, jumps["PREROUTING"])}
+        assert bool(xtables.edits(want, found, table="nat")) == moved, first
 
 
 def test_differences_are_readable() -> None:

@@ -404,6 +404,26 @@ def test_a_firewall_that_another_program_works_on_holds_nothing_up(bare: Private
         assert daemon.stop(2.5) == 0
 
 
+def test_what_changes_in_the_middle_of_a_pass_is_seen_after_it(bare: PrivateHost) -> None:
+    def workers(daemon: RunningDaemon) -> bool:
+        tasks = Path(f"/proc/{daemon.child.pid}/task").iterdir()
+        return any((task / "children").read_text().strip() for task in tasks)
+
+    bare.firewall = "iptables"
+    bare.write("a.yaml", BASE)
+    with bare.daemon("--resync", "3600") as daemon:
+        bare.sh("iptables-legacy -t nat -F RUNCNET-POSTROUTING")
+        holder = bare.start("sh", "-c", "exec flock /run/xtables.lock sh -c 'echo held; exec cat'")
+        assert holder.stdin and holder.stdout and holder.stdout.readline() == "held\n"
+        daemon.child.send_signal(signal.SIGHUP)
+        # It has looked, and is about to work; it will look again at what it has worked on.
+        wait_for(lambda: workers(daemon))
+        bare.sh("ip -n a link set eth0 down")
+        holder.stdin.close()
+        wait_for(_up(bare, "eth0", "a"), 5.0, daemon.log)
+        assert "another program held it" not in daemon.log
+
+
 def test_a_second_daemon_says_who_serves(bare: PrivateHost) -> None:
     bare.write("a.yaml", BASE)
     with bare.daemon() as daemon:

@@ -1,5 +1,7 @@
 """Each kind of drift, made by hand; one pass mends it, with only the operations that it takes."""
 
+import sys
+
 import pytest
 
 from tests.support.host import PrivateHost, wait_for
@@ -182,11 +184,12 @@ def test_what_the_kernel_routes_to_other_links_stands_beside_it(bare: PrivateHos
     assert sorted(bare.run("ip", "-6", "route").out.split("\n")) == sorted(before.split("\n"))
 
 
-def test_a_host_end_that_left_the_host_is_made_anew(bare: PrivateHost) -> None:
+@pytest.mark.parametrize("then", ["true", "rm /run/runcnet/record.db*"])
+def test_a_host_end_that_left_the_host_is_made_anew(bare: PrivateHost, then: str) -> None:
     bare.write("a.yaml", DEFINITION)
     bare.reconcile()
     end = bare.host_end("web", "eth0")
-    bare.sh(f"ip netns add elsewhere; ip link set {end['ifname']} netns elsewhere")
+    bare.sh(f"ip netns add elsewhere; ip link set {end['ifname']} netns elsewhere; {then}")
     with bare.process("web"):
         assert bare.reconcile().report["converged"]
         assert bare.ping("web", "176.10.0.1") and bare.reconcile().changes == []
@@ -204,6 +207,17 @@ def test_a_workloads_own_veth_in_the_place_of_ours_is_left_alone(bare: PrivateHo
     run = bare.reconcile(check=False)
     assert "eth0 is a veth that is not runcnet's" in run.report["problems"][0]["message"]
     assert "far" in bare.run("ip", "-n", "elsewhere", "link").out
+
+
+def test_the_record_does_not_grow_with_what_is_repaired(bare: PrivateHost) -> None:
+    bare.write("a.yaml", DEFINITION)
+    for _ in range(3):
+        bare.reconcile()
+        bare.sh("ip -n web link del eth0; ip -n other link del eth0")
+    bare.reconcile()
+    count = "import sqlite3; print(*sqlite3.connect('/run/runcnet/record.db').execute("
+    count += "'SELECT count(*) FROM end').fetchone())"
+    assert bare.run(sys.executable, "-c", count).out == "3\n"
 
 
 def test_a_deleted_namespace_comes_back_with_its_addresses(bare: PrivateHost) -> None:

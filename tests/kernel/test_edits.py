@@ -1,5 +1,7 @@
 """What an edit does to a running container: which connections live on, which lines are marked `!`."""
 
+import sys
+
 import pytest
 
 from tests.support.host import PrivateHost, wait_for
@@ -248,3 +250,28 @@ def test_a_network_that_loses_ipv6_keeps_no_neighbours_of_it(bare: PrivateHost) 
         assert bare.reconcile().changes == []
         shown = bare.run("ip", "neigh", "show", "nud", "permanent").out
         assert shown.count("proto") == (4 if "[" in subnets else 2), shown
+
+
+WITHOUT_IPV6 = """
+import sys
+from reconciler.cli import reconcile_entry
+from reconciler.core.observed import Observed
+Observed.ipv6 = property(lambda self: False)  # as where the kernel was started with ipv6.disable=1
+sys.exit(reconcile_entry())
+"""
+
+
+def test_nothing_of_ipv6_is_asked_of_a_kernel_without_it(bare: PrivateHost) -> None:
+    """Such a kernel refuses a message that names IPv6 (EAFNOSUPPORT), and has no such sysctls."""
+    bare.write(
+        "a.yaml",
+        "networks: {n: {subnets: 10.0.0.0/24}, r: {type: routed, subnets: 10.1.0.0/24}}\n"
+        "containers: {a: {interfaces: [n, r]}}\n",
+    )
+    bare.run(sys.executable, "-c", WITHOUT_IPV6, "--once", *bare.options, check=False)
+    assert bare.ping("a", "10.0.0.1") and bare.ping("a", "10.1.0.1")
+    links = [bare.link("n"), *bare.ip("link", "show", "type", "veth")]
+    links += [link for link in bare.ip("link", "show", netns="a") if link["ifname"] != "lo"]
+    ours = [link for link in links if link["ifname"] != "eth0" or "link_netnsid" in link]
+    modes = {link["ifname"]: link["inet6_addr_gen_mode"] for link in ours}
+    assert set(modes.values()) == {"eui64"}, modes

@@ -273,9 +273,7 @@ assert "iptc" not in sys.modules
     plain(host, script)
 
 
-def test_a_reserved_backend_says_so() -> None:
-    with pytest.raises(UsageError, match="reserved, not built yet"):
-        backend("nftables")
+def test_an_unknown_backend_says_so() -> None:
     with pytest.raises(UsageError, match="unknown"):
         backend("pf")
 

@@ -6,15 +6,13 @@ import pytest
 
 from reconciler.core.policy import Policy
 from tests.kernel.town import BOTH, TOWN, ask, network, passes, ruleset, saved, source_seen
-from tests.support import need
 from tests.support.host import PrivateHost, wait_for
 
 
-@pytest.fixture(params=["iptables", "nftables"])
-def town(host: PrivateHost, request: pytest.FixtureRequest) -> PrivateHost:
+@pytest.fixture
+def town(either: PrivateHost) -> PrivateHost:
     """The host with two networks and two worlds outside, forwarding, and no rules yet."""
-    need.program("nft")
-    host.firewall = request.param
+    host = either
     host.sh(TOWN)
     assert source_seen(host, "red1", "internet") == "10.1.0.11"
     for outside in ("internet", "stranger"):

@@ -224,6 +224,22 @@ def test_a_standing_network_is_not_moved_onto_what_the_host_has(
     assert bare.reconcile().report["converged"] and bare.ping("a", "10.50.0.1")
 
 
+@pytest.mark.parametrize("kind", ["bridge", "routed"])
+def test_a_network_that_stood_before_somebody_overlapped_it_is_repaired(
+    bare: PrivateHost, kind: str
+) -> None:
+    bare.write(
+        "a.yaml",
+        f"networks: {{n: {{type: {kind}, subnets: 10.50.0.0/24}}}}\n"
+        "containers: {a: {interfaces: n}}\n",
+    )
+    bare.reconcile()
+    bare.sh("ip route add 10.0.0.0/8 via 192.0.2.1")  # a tunnel's, say
+    link, prefix = ("n", 24) if kind == "bridge" else ("lo", 32)
+    bare.sh(f"ip addr del 10.50.0.1/{prefix} dev {link}")
+    assert bare.reconcile().report["converged"] and bare.ping("a", "10.50.0.1")
+
+
 def test_a_bridge_with_a_foreign_port_is_not_removed(bare: PrivateHost) -> None:
     bare.write("a.yaml", NETS)
     bare.write("b.yaml", "networks: {old: {subnets: 10.9.0.0/24}}\n")

@@ -72,6 +72,10 @@ def everything() -> Policy:
         published(version=6, target=A("fd01::11")),
         published(network="green", container="far", protocol="udp", count=11, port=9000,
                   host_ip=A("192.0.2.2"), target=A("10.3.0.11"), target_port=8000),
+        published(network="green", container="far", protocol="udp", count=4001, port=10000,
+                  target=A("10.3.0.11"), target_port=10000),
+        published(network="green", container="far", protocol="tcp", count=5, port=10000, version=6,
+                  host_ip=A("2001:db8::1"), target=A("fd03::11"), target_port=10000),
         published(network="green", container="far", protocol="sctp", version=6, port=9000,
                   host_ip=A("2001:db8::1"), target=A("fd03::11")),
     )  # fmt: skip
@@ -112,7 +116,10 @@ def test_what_is_seen(host: PrivateHost) -> None:
         want.setdefault(p.object, []).append(json.loads(msgspec.json.encode(p.lead)))
     assert seen["ports"] == want
     # Asked for nothing, it tells the same runs by itself.
-    assert ask(host, "look", Policy())["ports"] == want
+    alone = ask(host, "look", Policy())["ports"]
+    assert {whose: sorted(map(str, leads)) for whose, leads in alone.items()} == {
+        whose: sorted(map(str, leads)) for whose, leads in want.items()
+    }
 
 
 def test_before_and_after_the_whole_life_the_rules_are_the_same(host: PrivateHost) -> None:
@@ -325,18 +332,21 @@ def test_many_networks_and_two_thousand_ports(host: PrivateHost) -> None:
 
 
 TIMES = """
-import sys, time, msgspec
+import resource, sys, msgspec
 from reconciler.core.policy import Policy
 from reconciler.host.firewall import backend
 policy = msgspec.json.decode(sys.stdin.buffer.read(), type=Policy)
 wall = backend(sys.argv[1])
 wall.replace(policy)
 fewer = msgspec.structs.replace(policy, publications=policy.publications[:-1])
+def spent():
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, whose))
 def least(work, times=5):
     def once(step):
-        start = time.perf_counter()
+        start = spent()
         work(step)
-        return time.perf_counter() - start
+        return spent() - start
     return min(map(once, range(times)))
 print(least(lambda step: wall.look(policy)))
 print(least(lambda step: wall.replace((fewer, policy)[step % 2]), 6))
@@ -353,9 +363,9 @@ def test_two_thousand_ports_cost_milliseconds(host: PrivateHost) -> None:
         *(sys.executable, "-c", TIMES, "nftables"), stdin=msgspec.json.encode(policy).decode()
     )
     look, change = map(float, run.out.split())
-    # On a quiet machine 20 and 30 ms; the bounds leave room for a busy one.
+    # The processor's time, nft's with it: what other programs take meanwhile does not count.
     assert look < 0.05, run.out
-    assert change < 0.1, run.out
+    assert change < 0.05, run.out
 
 
 def test_an_error_is_one_sentence(host: PrivateHost) -> None:

@@ -440,7 +440,7 @@ def test_without_a_memory_nothing_is_tried(bare: PrivateHost) -> None:
 
 def test_a_lost_state_dir_ends_the_trial(bare: PrivateHost) -> None:
     prepared(bare)
-    child = begin(bare, timeout="0.5")
+    child = begin(bare, timeout="4")
     shutil.rmtree(bare.state)
     bare.reconcile()
     assert end(child)[1]["outcome"] == "ended" and child.returncode == 1

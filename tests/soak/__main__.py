@@ -16,7 +16,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="draws the same steps again (a random one)")
     parser.add_argument("--steps", type=int, help="so many steps, however long they take")
     parser.add_argument("--containers", type=int, default=60, help="at most so many (60)")
-    parser.add_argument("--firewall", choices=["auto", "none"], default="auto")
+    parser.add_argument("--firewall", choices=["iptables", "none"], default="iptables")
     parser.add_argument("--log", help="where the daemon's log is kept in the end")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 32)

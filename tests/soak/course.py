@@ -19,6 +19,8 @@ ROUND = 50
 """Steps between two quiet moments."""
 SETTLE_S = 90.0
 """How long it may take until nothing differs: a whole pass (60 s) is the safety net."""
+MORE_THREADS = 1
+"""The folder that links lead to is watched while there are such links."""
 PROMPT_S = 25.0
 """What is later than this was not heard, and not found by the check every 10 s: it is reported."""
 LOOKS_S = 20.0
@@ -308,7 +310,7 @@ class Course:
         findings = []
         if weight.files.total() > first.files.total() + MORE_FILES:
             findings.append(f"descriptors: {weight.files - first.files} more")
-        if weight.threads > first.threads:
+        if weight.threads > first.threads + MORE_THREADS:
             findings.append(f"threads: {weight.threads}, first {first.threads}")
         if weight.rss_kib > first.rss_kib + MORE_RSS_KIB:
             findings.append(f"memory: {weight.rss_kib} KiB, first {first.rss_kib}")

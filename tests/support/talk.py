@@ -68,12 +68,14 @@ def ask(
     protocol: str,
     server: socket.socket,
     port: int,
+    patience_s: float = PATIENCE_S,
 ) -> str | None:
     """Where the server at `port` sees the client's question come from; None: no answer comes back."""
     with inside(host, client):
         caller = _socket(to[0], protocol)
     with caller:
-        caller.settimeout(PATIENCE_S)
+        caller.settimeout(patience_s)
+        server.settimeout(patience_s)
         try:
             if protocol == "sctp":
                 return _associate(caller, to, server, port)
@@ -127,7 +129,7 @@ def _crc32c(data: bytes) -> int:
 
 def _await(sock: socket.socket, port: int, kind: int) -> tuple[str, int]:
     """Source and port of the first packet of that kind to that port. Raises TimeoutError."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + (sock.gettimeout() or PATIENCE_S)
     while time.monotonic() < deadline:
         data, peer = sock.recvfrom(1000)
         if sock.family == socket.AF_INET:
@@ -146,8 +148,9 @@ def reached(
     server: str,
     port: int,
     protocol: str = "tcp",
+    patience_s: float = PATIENCE_S,
 ) -> str | None:
     """As `ask`, with a server made for it in the namespace `server`, at `port`."""
     version = 6 if ":" in to[0] else 4
     with serving(host, server, port, protocol, version) as listener:
-        return ask(host, client, to, protocol, listener, port)
+        return ask(host, client, to, protocol, listener, port, patience_s)

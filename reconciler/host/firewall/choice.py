@@ -2,7 +2,9 @@
 
 Rules of ours may stand in the backend that is not chosen: from an earlier run, or from one that was
 killed on the way. Both are looked at, so that none is left behind; the chosen one's rules are put
-in place before the other's are taken away.
+in place before the other's are taken away. Beside either, rules stand in filter tables of iptables
+whose FORWARD drops what no rule there accepts: legacy ones beside nftables, those of its nft variant
+beside both.
 """
 
 from collections.abc import Iterator
@@ -11,7 +13,8 @@ from typing import NamedTuple
 from reconciler.core import xtables
 from reconciler.core.errors import FirewallError
 from reconciler.core.policy import Policy, Sender
-from reconciler.host.firewall import Backend, Seen, kernel, nfnl, nftables
+from reconciler.host.firewall import Backend, Seen, foreign, iptables, kernel, nfnl, nftables
+from reconciler.host.firewall.beside import Beside
 from reconciler.host.firewall.iptables import Iptables
 from reconciler.host.firewall.nftables import NOTHING, Nftables
 
@@ -21,8 +24,10 @@ class Decision(NamedTuple):
 
     chosen: Backend
     other: Backend
+    rest: Policy
+    """What is to stand in the other."""
     left: Seen
-    """What stands of ours in the other."""
+    """What stands there, held against that."""
     why: str
 
 
@@ -34,8 +39,18 @@ class Chosen:
     def __init__(self, asked: str) -> None:
         self.name = asked
         self._iptables, self._nftables = Iptables(), Nftables()
+        self._beside = Beside()
         self._chosen: Backend | None = None
         """By the last look."""
+
+    @property
+    def lock_timeout_s(self) -> float:
+        """How long the lock of the legacy tables is waited for."""
+        return self._iptables.lock_timeout_s
+
+    @lock_timeout_s.setter
+    def lock_timeout_s(self, value: float) -> None:
+        self._iptables.lock_timeout_s = value
 
     def look(self, policy: Policy) -> Seen:
         """Compare the kernel with the policy; see `Backend`."""
@@ -45,7 +60,11 @@ class Chosen:
         # Told as the policy tells them, where it does.
         ports = d.other.look(policy).ports if d.left.ports else {}
         return Seen(
-            differences=(*seen.differences, *d.left.differences),
+            differences=(
+                *seen.differences,
+                *d.left.differences,
+                *self._beside.differences(policy),
+            ),
             networks=seen.networks | d.left.networks,
             guards=seen.guards | d.left.guards,
             ports={**ports, **seen.ports},
@@ -57,10 +76,14 @@ class Chosen:
         """Make the kernel match; see `Backend`."""
         d = self._decide(policy)
         notes = list(d.chosen.replace(policy))
-        if d.left.differences:
-            # The new rules stand: from here on packets meet both, and then the new ones alone.
+        # The new rules stand: from here on packets meet both, and then the new ones alone.
+        if d.left.differences and d.rest == NOTHING:
             d.other.remove()
+        elif d.left.differences:
+            d.other.replace(d.rest)
+        if d.left.differences and (d.rest == NOTHING or d.left.networks or d.left.guards):
             notes.append(f"the rules have moved from {d.other.name} to {d.chosen.name}")
+        self._beside.replace(policy)
         return tuple(notes)
 
     def admit(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
@@ -72,16 +95,18 @@ class Chosen:
         """Take all of ours away, wherever it is; see `Backend`."""
         self._iptables.remove()
         self._nftables.remove()
+        self._beside.replace(NOTHING)
 
     def commands(self, policy: Policy) -> tuple[str, ...]:
         """See `Backend`."""
         d = self._decide(policy)
-        gone = d.other.commands(NOTHING) if d.left.differences else ()
-        return (*d.chosen.commands(policy), *gone)
+        gone = d.other.commands(d.rest) if d.left.differences else ()
+        return (*d.chosen.commands(policy), *gone, *self._beside.commands(policy))
 
     def warnings(self, policy: Policy) -> tuple[str, ...]:
         """See `Backend`."""
-        return self._decide(policy).chosen.warnings(policy)
+        # A legacy filter table that drops is either the chosen one or holds our rules beside it.
+        return foreign.warnings(policy, served=self._beside.served())
 
     def told(self, policy: Policy) -> tuple[str, ...]:
         """See `Backend`."""
@@ -89,7 +114,11 @@ class Chosen:
         lines = [f"the firewall is {d.chosen.name}: {d.why}"]
         lines += _mixture(d.chosen.name)
         lines += d.chosen.told(policy)[1:]
-        if d.other.name == "iptables" and _users_rules():
+        helped = iptables.dropping() if d.chosen.name == "nftables" else frozenset()
+        if policy.networks:
+            lines += [_helped("iptables-legacy", version) for version in sorted(helped)]
+            lines += [_helped("iptables-nft", version) for version in sorted(self._beside.served())]
+        if d.other.name == "iptables" and _users_rules(helped):
             lines.append(
                 f"the legacy chain {xtables.USER} holds rules that no packet meets any more "
                 f"(write them in the chain {nftables.USER_CHAIN}, and empty it)"
@@ -106,8 +135,8 @@ class Chosen:
             return self._moved(self._iptables, "it was asked for", policy)
         if self.name == "nftables":
             return self._moved(self._nftables, "it was asked for", policy)
-        in_legacy = bool(self._iptables.look(NOTHING).differences)
-        in_nft = nftables.stands()
+        in_legacy, helps = iptables.standing()
+        in_nft = nftables.stands() or helps
         absent = nftables.program() is None
         if in_legacy != in_nft and not (in_nft and absent):
             chosen: Backend = self._iptables if in_legacy else self._nftables
@@ -121,15 +150,33 @@ class Chosen:
         return self._moved(self._nftables, "no legacy table of iptables holds a rule", policy)
 
     def _moved(self, chosen: Backend, why: str, policy: Policy) -> Decision:
-        other: Backend = self._nftables if chosen is self._iptables else self._iptables
-        left = other.look(NOTHING)
-        kept = policy.kept & left.networks | policy.kept_ports & set(left.ports)
-        if kept:
-            # What has to stay as it stands cannot be said in other words.
-            names = ", ".join(sorted(kept))
-            why = f"the rules of {names} are kept there until their files can be read or they end"
-            return Decision(other, chosen, chosen.look(NOTHING), why)
-        return Decision(chosen, other, left, why)
+        d = self._decision(chosen, why, policy)
+        kept = policy.kept & d.left.networks | policy.kept_ports & set(d.left.ports)
+        if not kept:
+            return d
+        # What has to stay as it stands cannot be said in other words.
+        names = ", ".join(sorted(kept))
+        why = f"the rules of {names} are kept there until their files can be read or they end"
+        there: Backend = self._nftables if chosen is self._iptables else self._iptables
+        return self._decision(there, why, policy)
+
+    def _decision(self, chosen: Backend, why: str, policy: Policy) -> Decision:
+        if chosen is self._iptables:
+            return Decision(chosen, self._nftables, NOTHING, self._nftables.look(NOTHING), why)
+        dropping = iptables.dropping()
+        other = self._iptables
+        if dropping:
+            other = Iptables(lock_timeout_s=self.lock_timeout_s, beside=dropping)
+        rest = policy if dropping else NOTHING
+        return Decision(chosen, other, rest, other.look(rest), why)
+
+
+def _helped(program: str, version: int) -> str:
+    """That rules of ours stand beside those of another tool."""
+    return (
+        f"the policy of FORWARD in the filter table of {program} (IPv{version}) is drop: what is "
+        f"accepted elsewhere is accepted there, too, by {xtables.FORWARD}"
+    )
 
 
 def _mixture(name: str) -> Iterator[str]:
@@ -173,12 +220,12 @@ def _is_used(version: int, table: str) -> bool:
     return foreign or any(policy != "ACCEPT" for policy in found.policies.values())
 
 
-def _users_rules() -> bool:
-    """Whether the administrator's legacy chain holds rules."""
+def _users_rules(met: frozenset[int]) -> bool:
+    """Whether the administrator's legacy chain holds rules, but in tables that packets do meet."""
     return any(
         kernel.read(version, "filter").chains.get(xtables.USER)
         for version in (4, 6)
-        if "filter" in kernel.existing(version)
+        if version not in met and "filter" in kernel.existing(version)
     )
 
 

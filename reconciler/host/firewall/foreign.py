@@ -6,7 +6,7 @@ without the nft program; of the legacy tables those are read that exist.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from reconciler.core.policy import NetworkPolicy, Policy
@@ -16,8 +16,9 @@ GETCHAIN, GETRULE = 4, 7
 CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY = 1, 3, 4, 5
 RULE_TABLE, RULE_CHAIN = 1, 2
 HOOK_FORWARD, NF_DROP = 2, 0
-OURS = (1, "runcnet")
-FAMILIES = {1: ("inet", (4, 6)), 2: ("ip", (4,)), 10: ("ip6", (6,))}
+INET = 1
+OURS = (INET, "runcnet")
+FAMILIES = {INET: ("inet", (4, 6)), 2: ("ip", (4,)), 10: ("ip6", (6,))}
 
 
 class BaseChain(NamedTuple):
@@ -27,6 +28,11 @@ class BaseChain(NamedTuple):
     table: str
     name: str
     rules: bytes
+
+    @property
+    def of_iptables(self) -> bool:
+        """Whether iptables' nft variant keeps a chain of that name."""
+        return self.family != INET and (self.table, self.name) == ("filter", "FORWARD")
 
     def names(self, network: NetworkPolicy) -> bool:
         """Whether a rule compares something with the network's link, or its device group."""
@@ -39,13 +45,18 @@ class BaseChain(NamedTuple):
         return any(head + text in self.rules for head in heads)
 
 
-def warnings(policy: Policy, *, backend: str = "iptables") -> tuple[str, ...]:
-    """One sentence for each base chain that is not of our `backend` and will drop this traffic."""
+def warnings(
+    policy: Policy, *, backend: str = "iptables", served: Collection[int] = ()
+) -> tuple[str, ...]:
+    """One sentence for each base chain that is not of our `backend` and will drop this traffic.
+
+    `served`: IP versions of which the filter table of iptables-nft holds rules of ours, too.
+    """
     routed = [n for n in policy.networks if not n.internal]
     if not routed:
         return ()
     legacy = [*_legacy(routed), *(_legacy_filter(routed) if backend == "nftables" else ())]
-    return (*legacy, *_nftables(routed))
+    return (*legacy, *_nftables(routed, served))
 
 
 def _concerned(networks: list[NetworkPolicy], versions: tuple[int, ...]) -> list[NetworkPolicy]:
@@ -96,9 +107,11 @@ def _legacy_filter(networks: list[NetworkPolicy]) -> Iterator[str]:
             )
 
 
-def _nftables(networks: list[NetworkPolicy]) -> Iterator[str]:
+def _nftables(networks: list[NetworkPolicy], served: Collection[int]) -> Iterator[str]:
     for chain in base_chains():
         family, versions = FAMILIES[chain.family]
+        if chain.of_iptables and versions[0] in served:
+            continue
         concerned = [n for n in _concerned(networks, versions) if not chain.names(n)]
         if concerned:
             first = concerned[0]

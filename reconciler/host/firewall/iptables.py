@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -34,6 +35,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy
     version: int
     lock_timeout_s: float
+    beside: frozenset[int] | None = None
+    """See `Iptables`."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,29 +56,86 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     table: str
     have: dict[str, tuple[xtables.Rule, ...]]
     want: dict[str, tuple[xtables.Rule, ...]]
+    beside: bool = False
+    """The table only helps another firewall out."""
+    yielding: bool = False
 
     @property
     def edits(self) -> list[xtables.Edit]:
         """What one commit must change."""
-        return xtables.edits(self.want, self.have, table=self.table)
+        return xtables.edits(
+            self.want, self.have, table=self.table, beside=self.beside, yielding=self.yielding
+        )
+
+    @property
+    def differences(self) -> list[str]:
+        """The same for people."""
+        return xtables.differences(
+            self.want,
+            self.have,
+            version=self.version,
+            table=self.table,
+            beside=self.beside,
+            yielding=self.yielding,
+        )
+
+    @property
+    def helps_out(self) -> bool:
+        """Whether what stands there is beside another firewall."""
+        return any(rule.comment == xtables.BESIDE for rule in self.have.get("FORWARD", ()))
 
 
-def state(policy: Policy, version: int, table: str) -> State:
-    """Read one table and hold it against the policy."""
+NOTHING = Policy()
+
+
+def state(policy: Policy, version: int, table: str, beside: frozenset[int] | None = None) -> State:
+    """Read one table and hold it against the policy; for `beside` see `Iptables`."""
     have = kernel.read(version, table).chains
-    want = chains.wanted(
-        policy,
+    if beside is not None and table == "filter" and version in beside:
+        want = chains.beside(policy, version=version, have=have)
+    else:
+        want = chains.wanted(
+            policy if beside is None else NOTHING,
+            version=version,
+            table=table,
+            have=have,
+            bridged=os.path.exists(BRIDGE_SYSCTL[version]),
+        )
+    return State(
         version=version,
         table=table,
         have=have,
-        bridged=os.path.exists(BRIDGE_SYSCTL[version]),
+        want=dict(want),
+        beside=beside is not None,
+        yielding=policy.yielding,
     )
-    return State(version=version, table=table, have=have, want=dict(want))
 
 
-def states(policy: Policy) -> list[State]:
-    """All tables of both IP versions."""
-    return [state(policy, version, table) for version in (4, 6) for table in xtables.JUMPS]
+def dropping() -> frozenset[int]:
+    """The IP versions whose legacy FORWARD drops what no rule accepts."""
+    return frozenset(
+        version
+        for version in (4, 6)
+        if kernel.read(version, "filter").policies.get("FORWARD") == "DROP"
+    )
+
+
+class Standing(NamedTuple):
+    """What the legacy tables hold of ours."""
+
+    lives: bool
+    """Rules that are there for themselves."""
+    helps: bool
+    """Rules beside another firewall, where ours live."""
+
+
+def standing() -> Standing:
+    """Look at all tables."""
+    found = Iptables().states(NOTHING)
+    return Standing(
+        lives=any(s.edits and not s.helps_out for s in found),
+        helps=any(s.helps_out for s in found if s.table == "filter"),
+    )
 
 
 class Iptables:
@@ -83,8 +143,21 @@ class Iptables:
 
     name = "iptables"
 
-    def __init__(self, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
+    def __init__(
+        self, *, lock_timeout_s: float = LOCK_TIMEOUT_S, beside: frozenset[int] | None = None
+    ) -> None:
+        """`beside`: the rules live elsewhere, and only the filter tables of these IP versions, which
+        drop what no rule there accepts, are to hold what the policy accepts."""
         self.lock_timeout_s = lock_timeout_s
+        self.beside = beside
+
+    def states(self, policy: Policy) -> list[State]:
+        """All tables of both IP versions."""
+        return [
+            state(policy, version, table, self.beside)
+            for version in (4, 6)
+            for table in xtables.JUMPS
+        ]
 
     def look(self, policy: Policy) -> Seen:
         """Compare the kernel with the policy; see `Backend`."""
@@ -93,11 +166,13 @@ class Iptables:
         guards: set[int] = set()
         ports: dict[str, tuple[Lead, ...]] = {}
         absent = []
-        for s in states(policy):
-            lines = xtables.differences(s.want, s.have, version=s.version, table=s.table)
+        for s in self.states(policy):
+            lines = s.differences
             if lines and s.table not in kernel.existing(s.version):
                 absent.append(f"{s.table} (IPv{s.version})")
             differences += lines
+            if s.table == "filter" and s.helps_out:
+                continue
             networks |= chains.networks_in(s.have)
             if s.table == "nat":
                 for whose, leads in chains.ports_in(s.have, s.version).items():
@@ -126,13 +201,13 @@ class Iptables:
 
     def remove(self) -> None:
         """Take all of ours away; see `Backend`."""
-        self.commit(Policy())
+        self.commit(NOTHING)
 
     def commands(self, policy: Policy) -> tuple[str, ...]:
         """The edits as command lines; see `Backend`."""
         return tuple(
             line
-            for s in states(policy)
+            for s in self.states(policy)
             for line in xtables.commands(s.edits, version=s.version, table=s.table)
         )
 
@@ -150,12 +225,17 @@ class Iptables:
 
     def commit(self, policy: Policy) -> Answer:
         """Have workers edit what differs, one for each IP version; none where nothing does."""
-        versions = sorted({s.version for s in states(policy) if s.edits})
+        versions = sorted({s.version for s in self.states(policy) if s.edits})
         workers = [(version, _start()) for version in versions]
         # Both import at the same time; the lock puts their commits in a row.
         answers, errors = [], []
         for version, worker in workers:
-            request = Request(policy=policy, version=version, lock_timeout_s=self.lock_timeout_s)
+            request = Request(
+                policy=policy,
+                version=version,
+                lock_timeout_s=self.lock_timeout_s,
+                beside=self.beside,
+            )
             try:
                 answers.append(_answer(worker, request))
             except FirewallError as error:

@@ -31,6 +31,7 @@ READS = 20
 
 _INFO = struct.Struct("=32s I 5I 5I I I")
 _HEAD = struct.Struct("=H 29s B")
+_SIZES = struct.Struct("=HH")
 
 
 class _Layout(NamedTuple):
@@ -142,25 +143,27 @@ class _Entry(NamedTuple):
 
 def decode(version: int, info: bytes, blob: bytes) -> Table:
     """What the two answers say."""
+    layout = LAYOUTS[version]
     _, valid, *numbers = _INFO.unpack(info)
     starts, ends = numbers[:5], numbers[5:10]
-    entries = list(_entries(LAYOUTS[version], blob))
+    raws = list(_raws(layout, blob))
     heads = {starts[hook]: name for hook, name in enumerate(HOOKS) if valid >> hook & 1}
     tails = {ends[hook]: name for hook, name in enumerate(HOOKS) if valid >> hook & 1}
-    for entry in entries:
-        if entry.target[0] == "ERROR":
-            heads[entry.offset + len(entry.raw)] = _text(entry.target[2])
+    for offset, raw, target in raws:
+        if raw[target + 2 : target + 8] == b"ERROR\0":
+            name, _ = _extension(raw, target)
+            heads[offset + len(raw)] = _text(name[2])
     chains: dict[str, list[Rule]] = {}
     policies: dict[str, str] = {}
     current: list[Rule] = []
-    for entry in entries:
-        if entry.offset in heads:
-            current = chains.setdefault(heads[entry.offset], [])
-        if entry.target[0] == "ERROR":
+    for offset, raw, target in raws:
+        if offset in heads:
+            current = chains.setdefault(heads[offset], [])
+        if raw[target + 2 : target + 8] == b"ERROR\0":
             continue
-        rule = _rule(version, entry, heads)
-        if entry.offset in tails:
-            policies[tails[entry.offset]] = rule.target
+        rule = _remembered(version, layout, offset, raw, target, heads)
+        if offset in tails:
+            policies[tails[offset]] = rule.target
         else:
             current.append(rule)
     # A user chain's last entry is the RETURN that the library adds to each.
@@ -169,18 +172,49 @@ def decode(version: int, info: bytes, blob: bytes) -> Table:
     )
 
 
-def _entries(layout: _Layout, blob: bytes) -> Iterator[_Entry]:
-    offset = 0
-    while offset < len(blob):
-        target, following = struct.unpack_from("=HH", blob, offset + layout.cache + 4)
-        raw = blob[offset : offset + following]
-        matches, place = [], layout.size
-        while place < target:
-            extension, size = _extension(raw, place)
-            matches.append(extension)
-            place += size
-        yield _Entry(offset, raw[: layout.cache], tuple(matches), _extension(raw, target)[0], raw)
+_READ: dict[bytes, Rule] = {}
+"""What entries said that were read before, by their bytes without counters: a daemon, and whoever
+reads a table twice, meets thousands of published ports again and again."""
+REMEMBERED = 50_000
+
+
+def _remembered(
+    version: int, layout: _Layout, offset: int, raw: bytes, target: int, heads: dict[int, str]
+) -> Rule:
+    if not raw[target + 2]:
+        # A verdict, or a jump: to the place of a chain, which changes with every commit.
+        return _rule(version, _entry(layout, offset, raw, target), heads)
+    key = (
+        bytes((version,))
+        + raw[: layout.cache]
+        + raw[layout.cache + 4 : layout.cache + 8]
+        + raw[layout.size :]
+    )
+    rule = _READ.get(key)
+    if rule is None:
+        rule = _rule(version, _entry(layout, offset, raw, target), heads)
+        if len(_READ) >= REMEMBERED:
+            _READ.clear()
+        _READ[key] = rule
+    return rule
+
+
+def _raws(layout: _Layout, blob: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Each entry's offset, its bytes, and where its target begins in them."""
+    offset, size = 0, len(blob)
+    while offset < size:
+        target, following = _SIZES.unpack_from(blob, offset + layout.cache + 4)
+        yield offset, blob[offset : offset + following], target
         offset += following
+
+
+def _entry(layout: _Layout, offset: int, raw: bytes, target: int) -> _Entry:
+    matches, place = [], layout.size
+    while place < target:
+        extension, size = _extension(raw, place)
+        matches.append(extension)
+        place += size
+    return _Entry(offset, raw[: layout.cache], tuple(matches), _extension(raw, target)[0], raw)
 
 
 def _extension(raw: bytes, place: int) -> tuple[tuple[str, int, bytes], int]:
@@ -217,7 +251,10 @@ def _rule(version: int, entry: _Entry, heads: dict[int, str]) -> Rule:
         or isinstance(source, bytes)
         or isinstance(destination, bytes)
     ):
-        return Rule(target, comment, other=_bare(version, entry))
+        # See _flags: which of the ends are turned around (1 in, 2 out).
+        turned = entry.head[LAYOUTS[version].flags + {4: 3, 6: 4}[version]]
+        ends = ("" if turned & 1 else in_link or "", "" if turned & 2 else out_link or "")
+        return Rule(target, comment, other=_bare(version, entry), ends=ends)
     return Rule(
         target=target,
         comment=comment,

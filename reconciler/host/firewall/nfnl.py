@@ -14,7 +14,7 @@ NETLINK_NETFILTER = 12
 NFNL_SUBSYS_NFTABLES = 10
 GETTABLE, GETCHAIN, GETRULE, GETSET, GETSETELEM, GETGEN = 1, 4, 7, 10, 13, 16
 DELTABLE, BATCH_BEGIN, BATCH_END = 2, 16, 17
-SET_TABLE, SET_POINTER, SET_COUNT = 1, 19, 20
+SET_TABLE, SET_NAME, SET_POINTER, SET_COUNT = 1, 2, 19, 20
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
@@ -120,6 +120,12 @@ def tables() -> dict[tuple[int, str], int]:
         (family, text(found[TABLE_NAME])): be32(found.get(TABLE_FLAGS)) or 0
         for family, found in dump(GETTABLE, b"")
     }
+
+
+def sets(table: str, family: int = INET) -> list[str]:
+    """The names of a table's sets and maps."""
+    body = attribute(SET_TABLE, table.encode() + b"\0")
+    return [text(found[SET_NAME]) for _, found in dump(GETSET, body, family)]
 
 
 def structure(table: str, family: int = INET) -> object:
@@ -273,6 +279,8 @@ def _element(shape: Shape, one: dict[int, bytes]) -> Element:
         return Element(comment, VERDICTS.get(-1 if code is None else code, "?"))
     width = 4 + _WIDTH[shape.data[0]]
     address = int.from_bytes(data[4:width], "big")
+    if len(shape.data) == 1:
+        return Element(comment, (address,))
     return Element(comment, (address, int.from_bytes(data[width : width + 2], "big")))
 
 

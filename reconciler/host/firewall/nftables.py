@@ -9,11 +9,12 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 from reconciler.core import nft, nftbridge, nftset
 from reconciler.core.errors import FirewallError
-from reconciler.core.nftset import TABLE, Chain, Rule, Shape, Table
+from reconciler.core.nftset import TABLE, Chain, Element, Key, Rule, Shape, Table
 from reconciler.core.policy import Policy, Sender
 from reconciler.host.firewall import Seen, foreign, nfnl
 from reconciler.host.firewall.iptables import BRIDGE_SYSCTL
@@ -25,6 +26,8 @@ SHAPES = {nfnl.INET: nft.SHAPES, nfnl.BRIDGE: nftbridge.SHAPES}
 USER_CHAIN = f"{TABLE} {nftset.USER}"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 READS = 20
+STEPS = 2
+"""A table that sleeps is woken first; and once more, where somebody came in between."""
 NOTHING = Policy()
 TIMEOUT_S = 60.0
 
@@ -46,11 +49,8 @@ class Nftables:
             return Seen(
                 differences=lines, networks=frozenset(), guards=frozenset(), ports={}, notes=()
             )
-        have, bridged = read(), read(nfnl.BRIDGE)
-        pairs = (
-            (_wanted(policy, have), have),
-            (nftbridge.wanted(policy, have=bridged), bridged),
-        )
+        pairs = _pairs(policy)
+        (_, have), (_, bridged) = pairs
         return Seen(
             differences=tuple(line for pair in pairs for line in nftset.differences(*pair)),
             networks=nft.networks_in(have),
@@ -62,19 +62,24 @@ class Nftables:
 
     def replace(self, policy: Policy) -> tuple[str, ...]:
         """Make the kernel match; see `Backend`."""
-        have, bridged = read(), read(nfnl.BRIDGE)
-        want, ports = _wanted(policy, have), nftbridge.wanted(policy, have=bridged)
-        lines = [*nftset.script(want, have), *nftset.script(ports, bridged)]
-        if not lines:
-            return ()
-        _nft("change the rules", "-f", "-", text="\n".join(lines) + "\n")
-        left = nftset.differences(want, read()) + nftset.differences(ports, read(nfnl.BRIDGE))
-        if left:
-            raise FirewallError(
-                f"firewall: check what was committed: {left[0]} (another program changes the table, "
-                "or this version of nft says otherwise what it is told)"
-            )
-        return ()
+        left: list[str] = []
+        for _ in range(STEPS):
+            pairs = _pairs(policy)
+            lines = [line for pair in pairs for line in nftset.script(*pair)]
+            if not lines:
+                return ()
+            _nft("change the rules", "-f", "-", text="\n".join(lines) + "\n")
+            left = [
+                line
+                for family, (want, _) in zip(WORDS, pairs, strict=True)
+                for line in nftset.differences(want, read(family))
+            ]
+            if not left:
+                return ()
+        raise FirewallError(
+            f"firewall: check what was committed: {left[0]} (another program changes the table, "
+            "or this version of nft says otherwise what it is told)"
+        )
 
     def admit(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
         """Add elements; see `Backend`. What they take the place of goes with the next whole look."""
@@ -94,9 +99,7 @@ class Nftables:
 
     def commands(self, policy: Policy) -> tuple[str, ...]:
         """The edits as one command of a shell; see `Backend`."""
-        have, bridged = read(), read(nfnl.BRIDGE)
-        lines = nftset.script(_wanted(policy, have), have)
-        lines += nftset.script(nftbridge.wanted(policy, have=bridged), bridged)
+        lines = [line for pair in _pairs(policy) for line in nftset.script(*pair)]
         return ("nft -f - <<'END'", *lines, "END") if lines else ()
 
     def warnings(self, policy: Policy) -> tuple[str, ...]:
@@ -108,9 +111,14 @@ class Nftables:
         return (f"the firewall is {self.name}",)
 
 
-def _wanted(policy: Policy, have: Table) -> Table:
+def _pairs(policy: Policy) -> tuple[tuple[Table, Table], tuple[Table, Table]]:
+    """What is wanted and what stands, of each family, in the order of WORDS."""
+    have, bridge = read(), read(nfnl.BRIDGE)
     bridged = [version for version, path in BRIDGE_SYSCTL.items() if os.path.exists(path)]
-    return nft.wanted(policy, have=have, bridged=bridged)
+    return (
+        (nft.wanted(policy, have=have, bridged=bridged), have),
+        (nftbridge.wanted(policy, have=bridge), bridge),
+    )
 
 
 def present(family: int = nfnl.INET) -> bool:
@@ -161,23 +169,37 @@ def _read(family: int) -> Table | None:
     flags = nfnl.tables().get((family, NAME))
     if flags is None:
         return EMPTY[family]
+    name = f"{WORDS[family]} {NAME}"
+    if flags & nfnl.DORMANT:
+        known = SHAPES[family]
+        shapes = {one: known[one] for one in nfnl.sets(NAME, family) if one in known}
+        return Table(shapes, _elements(shapes, family), {}, dormant=True, name=name)
     structure = nfnl.structure(NAME, family)
-    last = _last.get(family)
-    if last is None or last[0] != structure:
+    if family not in _last or _last[family][0] != structure:
         try:
             said = _nft("read the rules", "-j", "-t", "list", "table", WORDS[family], NAME)
         except FirewallError:
             if present(family):
                 raise
             return None
-        last = _last[family] = structure, _parsed(said)._replace(name=f"{WORDS[family]} {NAME}")
-    found = last[1]
-    elements = {
+        try:
+            _last[family] = structure, _parsed(said)._replace(name=name)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise FirewallError(
+                f"firewall: read the rules: what nft -j prints cannot be read: {error!r} (another "
+                "version of nftables may do, or --firewall iptables)"
+            ) from error
+    found = _last[family][1]
+    return found._replace(elements=_elements(found.shapes, family))
+
+
+def _elements(shapes: Mapping[str, Shape], family: int) -> dict[str, dict[Key, Element]]:
+    """Those of the sets that are declared as ours are."""
+    return {
         name: nfnl.elements(NAME, name, shape, family)
-        for name, shape in found.shapes.items()
+        for name, shape in shapes.items()
         if SHAPES[family].get(name) == shape and not shape.timeout_s
     }
-    return found._replace(elements=elements, dormant=bool(flags & nfnl.DORMANT))
 
 
 _last: dict[int, tuple[object, Table]] = {}
@@ -251,6 +273,7 @@ def _nft(action: str, *words: str, text: str = "") -> str:
             input=text,
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
             cwd="/",
             start_new_session=True,

@@ -227,16 +227,16 @@ def work(request: Request) -> Answer:
     before = kernel.existing(version)
     with locked(request.lock_timeout_s):
         for table in xtables.JUMPS:
-            found = state(request.policy, version, table)
+            found = state(request.policy, version, table, request.beside)
             if not found.edits:
                 continue
             if table not in before:
                 kernel.fetch(version, table)  # Tells a kernel without legacy tables apart.
-                found = state(request.policy, version, table)
+                found = state(request.policy, version, table, request.beside)
             commit(iptc, found)
             committed.append(f"{table} (IPv{version})")
-            left = state(request.policy, version, table)
-            lines = xtables.differences(left.want, left.have, version=version, table=table)
+            left = state(request.policy, version, table, request.beside)
+            lines = left.differences
             if lines:
                 raise FirewallError(
                     f"firewall: check what was committed: {lines[0]} (another program changes the "
