@@ -211,7 +211,9 @@ class _Assigner:
     ) -> dict[Key, str]:
         """Leases that give way to a declared address, with the reason; or the declaration is refused."""
         leaving: dict[Key, str] = {}
-        holders = {(key.network, a): key for key, a in {**self.book.held, **known}.items()}
+        # Whoever is no longer declared may carry an address that it declared: no lease says so.
+        others = {k: a for k, a in self.standing.items() if k.container not in self.spec.containers}
+        holders = {(k.network, a): k for k, a in {**others, **self.book.held, **known}.items()}
         for (network, address), (container, interface) in explicit.items():
             key = holders.get((network, address))
             if key is None or key.container == container.name:
@@ -223,7 +225,7 @@ class _Assigner:
                     Rejection(
                         place=interface.place,
                         path=f"containers.{container.name}.interfaces[{position}].addresses",
-                        message=f"{address} is held by the lease of {key.container}, which is in "
+                        message=f"{address} is held by {key.container}, which is in "
                         f"use (declare another address, or stop {key.container} first)",
                     )
                 )

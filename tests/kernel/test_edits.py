@@ -149,7 +149,7 @@ def test_a_declared_address_moves_a_lease_unless_its_holder_is_in_use(bare: Priv
     with bare.process("a"):
         run = bare.reconcile(check=False)
         assert run.code == 2
-        assert "held by the lease of a" in run.report["rejected"][0]["message"]
+        assert "held by a, which is in use" in run.report["rejected"][0]["message"]
         assert run.report["rejected"][0]["file"].endswith("b.yaml")
         assert bare.addresses("eth0", "a") == ["10.9.0.2/24"]
     plan = bare.runcnet("plan").out
@@ -275,3 +275,20 @@ def test_nothing_of_ipv6_is_asked_of_a_kernel_without_it(bare: PrivateHost) -> N
     ours = [link for link in links if link["ifname"] != "eth0" or "link_netnsid" in link]
     modes = {link["ifname"]: link["inet6_addr_gen_mode"] for link in ours}
     assert set(modes.values()) == {"eui64"}, modes
+
+
+def test_an_address_that_one_in_use_still_carries_is_not_given_away(bare: PrivateHost) -> None:
+    text = (
+        "networks: {n: {subnets: 10.1.0.0/24}}\n"
+        "containers: {k: {interfaces: n}, WHO: {interfaces: {network: n, addresses: 10.1.0.77}}}\n"
+    )
+    bare.write("a.yaml", text.replace("WHO", "one"))
+    bare.reconcile()
+    with bare.process("one"):
+        bare.write("a.yaml", text.replace("WHO", "two"))
+        run = bare.reconcile(check=False)
+        assert run.code == 2
+        assert "10.1.0.77 is held by one, which is in use" in run.report["rejected"][0]["message"]
+        assert "two" not in bare.ours()["netns"]
+    assert bare.reconcile().report["converged"]
+    assert bare.addresses("eth0", "two") == ["10.1.0.77/24"]
