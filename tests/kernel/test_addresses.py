@@ -6,6 +6,7 @@ import struct
 import pytest
 
 from tests.kernel.test_antispoof import DEFINITION, EVERYBODY, arrives, mac
+from tests.kernel.test_part import kinds
 from tests.support.host import PrivateHost, wait_for
 from tests.support.talk import inside
 
@@ -159,19 +160,30 @@ def test_one_network_or_interface_is_exempt(nft: PrivateHost) -> None:
         assert arrives(nft, "liar", frame(EVERYBODY, own, packet), "mate"), name
 
 
-def nft_address(host: PrivateHost) -> str:
-    return str(host.addresses("eth0", "new")[0].partition("/")[0])
-
-
-def test_the_daemon_lets_a_new_container_send(nft: PrivateHost) -> None:
-    with nft.daemon():
-        nft.write("b.yaml", "containers: {new: {interfaces: red}}\n", age_s=0)
-        wait_for(lambda: nft.run("ip", "netns", "exec", "new", "true", check=False).code == 0)
-        wait_for(lambda: nft.ping("new", MATE))
-        own = mac(nft, "new")
-        assert not arrives(nft, "new", frame(EVERYBODY, own, ip(MATE, GATEWAY)), "mate")
-        assert arrives(nft, "new", frame(EVERYBODY, own, ip(nft_address(nft), MATE)), "mate")
+def test_small_passes_let_new_addresses_through(nft: PrivateHost) -> None:
+    place = f"unix:{nft.dir}/m.sock"
+    with nft.daemon("--resync", "3600", "--metrics", place) as daemon:
+        before = kinds(nft)
+        for address in ("10.60.0.31", "10.60.0.32"):
+            body = f"{{interfaces: {{network: red, addresses: {address}}}}}"
+            nft.write("b.yaml", f"containers: {{new: {body}}}\n", age_s=0)
+            there = f"{address}/24"
+            wait_for(lambda there=there: stands(nft, there), what=daemon.log)
+            # What it sends from its first packet on: nothing of it was dropped and sent again.
+            own = mac(nft, "new")
+            assert arrives(nft, "new", frame(EVERYBODY, own, ip(address, MATE)), "mate"), daemon.log
+            assert not arrives(nft, "new", frame(EVERYBODY, own, ip(OWN, MATE)), "mate")
+        after = kinds(nft)
+        assert after["part"] >= before["part"] + 2, after
+        # What the first address has left goes, too.
+        table = ("nft", "list", "table", "bridge", "runcnet")
+        wait_for(lambda: "10.60.0.31" not in nft.run(*table).out, what=daemon.log)
     assert nft.reconcile().changes == []
+
+
+def stands(host: PrivateHost, address: str) -> bool:
+    shown = host.run("ip", "-n", "new", "-j", "addr", "show", "dev", "eth0", check=False)
+    return shown.code == 0 and address in host.addresses("eth0", "new")
 
 
 def test_iptables_says_what_it_does_not_check(host: PrivateHost) -> None:

@@ -6,7 +6,8 @@ import struct
 
 import pytest
 
-from tests.support.host import PrivateHost
+from tests.kernel.test_part import kinds
+from tests.support.host import PrivateHost, wait_for
 from tests.support.talk import inside
 
 DEFINITION = """
@@ -270,3 +271,28 @@ def test_what_cannot_be_is_refused(
     )
     result = bare.reconcile(check=False)
     assert result.code == 2 and said in result.report["rejected"][0]["message"]
+
+
+def test_the_daemon_hears_what_bridges_are_told(bare: PrivateHost) -> None:
+    bare.write("a.yaml", DEFINITION)
+    with bare.daemon("--resync", "3600", "--metrics", str(bare.dir / "m.sock")) as daemon:
+        own = bare.link("eth0", "liar")["address"]
+        port = bare.host_end("liar", "eth0")["ifname"]
+        before = kinds(bare)
+        for script in (
+            f"bridge fdb del {own} dev {port} master",
+            f"bridge fdb add 02:00:00:00:66:03 dev {port} master static sticky",
+            f"bridge fdb replace {own} dev {bare.host_end('mate', 'eth0')['ifname']} master static sticky",
+        ):
+            bare.sh(script)
+            wait_for(lambda: table(bare, "liar") == [own], what=daemon.log)
+            assert bare.ping("liar", "10.60.0.12")
+        # Traffic, and what an administrator adds, are nothing to it.
+        between = kinds(bare)
+        assert between["full"] == before["full"] and between["part"] >= before["part"] + 3
+        bare.sh(f"bridge fdb add 02:00:00:00:66:04 dev {port} master static")
+        for name in ("wild", "loose", "mate"):
+            assert bare.ping(name, str(bare.addresses("eth0", name)[0]).partition("/")[0])
+        bare.sh(f"bridge fdb del {own} dev {port} master")
+        wait_for(lambda: own in table(bare, "liar"), what=daemon.log)
+        assert kinds(bare)["part"] <= between["part"] + 2, daemon.log
