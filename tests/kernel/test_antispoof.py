@@ -230,6 +230,18 @@ def test_a_container_of_an_ipv4_network_has_no_ipv6(bare: PrivateHost) -> None:
     assert six(bare, "plain") == []
 
 
+def test_links_of_a_workload_follow_or_do_as_is_said(bare: PrivateHost) -> None:
+    said = "sysctls: {net.ipv6.conf.default.disable_ipv6: 0}"
+    bare.write("a.yaml", DEFINITION + f"  vpn: {{interfaces: four, {said}}}\n")
+    assert bare.reconcile().report["converged"] and bare.reconcile().changes == []
+    for name, has in (("plain", False), ("vpn", True), ("two", True)):
+        assert six(bare, name) == []
+        bare.run("ip", "-n", name, "link", "add", "own", "type", "bridge")
+        run = bare.run("ip", "-n", name, "addr", "add", "fd00:77::1/64", "dev", "own", check=False)
+        assert (run.code == 0) == has, name
+    assert bare.reconcile().changes == []
+
+
 def test_ipv6_comes_and_goes_with_the_network(bare: PrivateHost) -> None:
     bare.write("a.yaml", DEFINITION)
     bare.reconcile()
