@@ -21,9 +21,8 @@ from reconciler.core.agenda import ALL, RULES, Agenda
 from reconciler.core.errors import LockedError, RuncnetError, UsageError
 from reconciler.core.meter import Meter
 from reconciler.core.room import room
-from reconciler.host import lock, netns
+from reconciler.host import firewall, lock, netns
 from reconciler.host.events import Events
-from reconciler.host.firewall.bell import Bell
 from reconciler.host.mounts import Mounts
 from reconciler.host.pidfds import Waiting
 from reconciler.host.propagation import hidden
@@ -120,9 +119,9 @@ class Daemon:
             # Ears first: what changes while the first pass looks is heard.
             self.events = Events()
             stack.callback(self.events.close)
+            self.rules = firewall.ear(self.settings.firewall)
             self.mounts = Mounts(self.settings.netns_dir)
             stack.callback(self.mounts.close)
-            self.bell = self._open_bell(stack)
             self.watch = Watch(
                 self.settings.config_dirs, lambda text: self.terminal.log("warning", text)
             )
@@ -132,9 +131,10 @@ class Daemon:
             self.poll.register(woken, select.POLLIN)
             self.poll.register(self.events.fileno(), select.POLLIN)
             self.poll.register(self.mounts.fileno(), select.POLLPRI)
+            if self.rules is not None:
+                stack.callback(self.rules.close)
+                self.poll.register(self.rules.fileno(), select.POLLIN)
             self.poll.register(self.watch.fileno(), select.POLLIN)
-            if self.bell is not None:
-                self.poll.register(self.bell.fileno(), select.POLLIN)
             self.waiting = Waiting(self.poll)
             stack.callback(self.waiting.close)
             self._woken = woken
@@ -145,15 +145,6 @@ class Daemon:
             self.service.stopping()
         self.terminal.log("info", "stopped; containers and networks stay as they are")
         return 0
-
-    def _open_bell(self, stack: contextlib.ExitStack) -> Bell | None:
-        """None: changes of rules are found at the next check."""
-        if self.settings.firewall == "none":
-            return None
-        try:
-            return stack.enter_context(contextlib.closing(Bell()))
-        except OSError:
-            return None  # this kernel has no nfnetlink
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[int]:
@@ -277,7 +268,7 @@ class Daemon:
             self.agenda.mark(world.concerned(heard), now)
         if heard or lost:
             self.meter.events(len(heard), lost)
-        if self.bell is not None and self.bell.rang():
+        if self.rules is not None and self.rules.rang():
             self.agenda.mark([RULES], now)
         if self._mounts_rang or self.mounts.rang():
             self._mounts_rang = False

@@ -11,7 +11,7 @@ from reconciler.core.agenda import ALL, RULES, Agenda
 from reconciler.core.errors import FirewallError
 from reconciler.core.leases import Book
 from reconciler.core.meter import Meter
-from reconciler.core.report import Done, Report
+from reconciler.core.report import Report
 from reconciler.host import lock, rtnl
 from reconciler.host.apply import Outcome
 from reconciler.host.observe import busy_in
@@ -22,7 +22,7 @@ from reconciler.once import done, report_of
 from reconciler.part import Part, Widen
 from reconciler.prospect import Prospect, Settings, taking_away
 from reconciler.reconcile import READS, Pass
-from reconciler.rules import Rules
+from reconciler.rules import Rules, mended
 from reconciler.telling import MOTION, Telling
 from reconciler.terminal import Terminal
 from reconciler.troubles import note_troubles
@@ -174,15 +174,7 @@ class Keeper:
         if operation is None:
             return
         now = time.monotonic()
-        report = Report(
-            operations=(Done(operation=operation, ok=True),),
-            problems={},
-            held=(),
-            rejections=(),
-            notes=(),
-            declared=frozenset(),
-            duration_s=now - started,
-        )
+        report = mended(operation, now - started)
         self._telling.tell(report, frozenset({"firewall"}))
         self.meter.passed("part", now - started, report)
         if marked is not None:

@@ -166,7 +166,7 @@ class Wall:
         if self.backend is None:
             return True
         try:
-            return not self.backend.look(self._asked(yielding)).differences
+            return not self.backend.differences(self._asked(yielding))
         except FirewallError as error:
             return str(error) == self.problem
 
@@ -195,7 +195,7 @@ class Wall:
         if self.backend is None:
             return None
         asked = self._asked(yielding)
-        differences = self.backend.look(asked).differences
+        differences = self.backend.differences(asked)
         if not differences:
             return None
         self.backend.replace(asked)

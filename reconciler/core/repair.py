@@ -117,7 +117,11 @@ def container_repairs(
         found = matched.get(endpoint.name)
         if found is None:
             foreign = by_name.get(endpoint.name)
-            if foreign is not None and _abandoned(foreign, endpoint, seen):
+            if (
+                foreign is not None
+                and foreign.index not in doomed
+                and _abandoned(foreign, endpoint, seen)
+            ):
                 take = ops.RemoveEndpoint(
                     object=member.object,
                     netns=netns,

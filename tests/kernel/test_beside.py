@@ -8,12 +8,13 @@ outside (internet) --- eth0 [host] --- red (bridge): web, mate
 import itertools
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from tests.kernel.town import ruleset, saved
 from tests.support import need
-from tests.support.host import SERVER, SERVER6, PrivateHost
+from tests.support.host import SERVER, SERVER6, PrivateHost, wait_for
 from tests.support.talk import reached
 
 HOST = {4: "192.0.2.2", 6: "2001:db8:ffff::2"}
@@ -93,6 +94,10 @@ def town(request: pytest.FixtureRequest) -> Iterator[PrivateHost]:
         private.sh("ip -n internet -6 route add fd00::/8 via 2001:db8:ffff::2")
         private.sh("ip -n internet address add 203.0.113.1/24 dev lo")
         private.sh("ip -n internet address add 2001:db8:7::1/64 dev lo nodad")
+        for name in ("web", "far"):
+            # eth0's link-local address is tentative for a second or two.
+            to = (OUTSIDE[6], 80)
+            wait_for(partial(reached, private, name, to, server="internet", port=80), what=name)
         yield private
         assert private.reconcile("--once", "--check").code == 0
         private.runcnet("teardown", "--yes")

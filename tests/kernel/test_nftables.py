@@ -6,11 +6,15 @@ import sys
 import msgspec
 import pytest
 
+from reconciler.core.errors import FirewallError
 from reconciler.core.model import Address, HostPort, parse_address, parse_subnet
 from reconciler.core.policy import Policy, Publication
+from reconciler.host.firewall import Seen
+from reconciler.host.firewall.choice import Chosen
+from reconciler.wall import Patient
 from tests.kernel.town import BOTH, ask, network, ruleset, saved, tables
 from tests.support import need
-from tests.support.host import PrivateHost
+from tests.support.host import PrivateHost, wait_for
 
 FOREIGN = """
 nft add table inet fence
@@ -462,6 +466,43 @@ def test_rules_move_and_none_is_left(host: PrivateHost, first: str, second: str)
     assert host.ours()["rules"] == []
 
 
+class Recorder:
+    """A backend that notes what is asked of it."""
+
+    def __init__(self, name: str, log: list[str], *, stands: bool, fails: bool = False) -> None:
+        self.name, self.log, self.stands, self.fails = name, log, stands, fails
+
+    def look(self, policy: Policy) -> Seen:
+        told = ("stands",) if self.stands == (policy == Policy()) else ()
+        return Seen(differences=told, networks=frozenset(), guards=frozenset(), ports={}, notes=())
+
+    def replace(self, policy: Policy) -> tuple[str, ...]:
+        self.log.append(f"{self.name} replaces")
+        if self.fails:
+            raise FirewallError("no")
+        return ()
+
+    def remove(self) -> None:
+        self.log.append(f"{self.name} removes")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_old_rules_go_only_once_the_new_ones_stand(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    wall = Chosen("nftables")
+    monkeypatch.setattr(wall, "_iptables", Recorder("iptables", log, stands=True))
+    monkeypatch.setattr(wall, "_nftables", Recorder("nftables", log, stands=False, fails=fails))
+    if fails:
+        with pytest.raises(FirewallError):
+            wall.replace(BOTH)
+        assert log == ["nftables replaces"]
+    else:
+        assert wall.replace(BOTH) == ("the rules have moved from iptables to nftables",)
+        assert log == ["nftables replaces", "iptables removes"]
+
+
 def test_the_plan_takes_the_old_rules_away_last(host: PrivateHost) -> None:
     host.write("a.yaml", FILE)
     host.reconcile()
@@ -521,3 +562,29 @@ def test_our_own_table_is_no_foreign_firewall(host: PrivateHost) -> None:
     ask(host, "replace")
     host.sh("nft 'add chain inet runcnet forward { policy drop; }'")
     assert ask(host, "warnings") == []
+
+
+# -- the daemon -----------------------------------------------------------------------------------
+
+
+def test_the_daemon_hears_that_a_rule_is_gone(host: PrivateHost) -> None:
+    host.write("a.yaml", FILE)
+    with host.daemon():
+        wanted = content(host)
+        for script in ("nft flush chain inet runcnet forward4", "nft delete table inet runcnet",
+                       "nft delete element inet runcnet ports4 { tcp . 8080 }"):  # fmt: skip
+            host.sh(script)
+            # Long before the look of every ten seconds.
+            wait_for(lambda: same(host, wanted), 5.0, f"the repair after {script}")
+
+
+def same(host: PrivateHost, wanted: list[str]) -> bool:
+    """Whether our table is there, and as it was."""
+    return "table inet runcnet" in host.run("nft", "list", "tables").out and content(host) == wanted
+
+
+def test_how_long_locks_are_waited_for_is_handed_on() -> None:
+    wall = Chosen("auto")
+    assert isinstance(wall, Patient)
+    wall.lock_timeout_s = 0.25
+    assert wall._iptables.lock_timeout_s == 0.25

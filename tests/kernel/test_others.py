@@ -187,6 +187,42 @@ def test_chains_of_firewalld_and_the_like_are_named_and_never_written(
     assert "RUNCNET" not in ruleset(host)
 
 
+@BACKENDS
+def test_a_table_that_nft_wrote_into_keeps_our_rules_while_they_are_needed(
+    host: PrivateHost, backend: str
+) -> None:
+    host.sh("iptables-nft -N DOCKER-USER; iptables-nft -A FORWARD -j DOCKER-USER")
+    host.sh("iptables-nft -P FORWARD DROP")
+    before = ruleset(host)
+    begun(host, backend)
+    mine = "ip filter FORWARD tcp dport 80 ct state new accept"
+    host.run("nft", "add", "rule", *mine.split())
+    assert "incompatible" in host.run("iptables-nft-save", "-t", "filter").out
+    run = host.reconcile()
+    assert run.report["changed"] == 0
+    assert any("nftables chain ip filter FORWARD" in note for note in run.report["notes"])
+    assert "RUNCNET-FORWARD" in host.run("nft", "list", "table", "ip", "filter").out
+    host.runcnet("teardown", "--yes")
+    assert "RUNCNET" not in ruleset(host)
+    handle = host.run("nft", "-a", "list", "chain", "ip", "filter", "FORWARD").out
+    (number,) = re.findall("new accept # handle ([0-9]+)", handle)
+    host.run("nft", "delete", "rule", "ip", "filter", "FORWARD", "handle", number)
+    assert ruleset(host) == before
+
+
+@BACKENDS
+def test_a_program_that_fails_takes_no_rule_away(host: PrivateHost, backend: str) -> None:
+    drop_in_both(host)
+    # All of iptables-nft is one program.
+    host.sh("mount --bind /bin/false $(readlink -f /usr/sbin/iptables-nft-save)")
+    need.program("nft")
+    host.firewall = backend
+    host.write("a.yaml", SMALL)
+    run = host.reconcile()
+    assert run.report["converged"]
+    assert any("nftables chain ip filter FORWARD" in note for note in run.report["notes"])
+
+
 def test_auto_stays_with_nftables_while_legacy_rules_only_help_out(host: PrivateHost) -> None:
     begun(host, "auto")
     assert "table inet runcnet" in ruleset(host)

@@ -127,7 +127,7 @@ def test_small_passes_stand_on_no_book_that_others_have_written(
     monkeypatch.setattr("reconciler.host.lock._bind", lambda deadline: contextlib.nullcontext())
     keeper = Keeper(
         settings, Agenda(lambda: 0.5), terminal=Terminal(), meter=NoMetrics(),
-        hear=lambda: None, alive=lambda: None, stop=lambda: False,
+        hear=lambda: None, alive=lambda: None, stop=lambda: False, resync_s=60.0,
     )  # fmt: skip
     made: list[str] = []
     monkeypatch.setattr(keeper, "_whole", lambda: made.append("whole"))

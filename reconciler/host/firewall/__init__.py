@@ -35,6 +35,9 @@ class Backend(Protocol):
     def look(self, policy: Policy) -> Seen:
         """Compare the kernel with the policy. Changes nothing, creates nothing."""
 
+    def differences(self, policy: Policy) -> tuple[str, ...]:
+        """Those of `look` alone, which costs less."""
+
     def replace(self, policy: Policy) -> tuple[str, ...]:
         """Make the kernel match, one commit a table, none where nothing differs; notes on it."""
 
@@ -52,6 +55,31 @@ class Backend(Protocol):
 
     def told(self, policy: Policy) -> tuple[str, ...]:
         """Which firewall this is, why, and what else is to be known of it, a sentence each."""
+
+
+class Ear(Protocol):
+    """Hears of changes of the rules; to be polled for reading."""
+
+    def fileno(self) -> int:
+        """For poll(2)."""
+
+    def rang(self) -> bool:
+        """Whether the rules may have changed since the last time."""
+
+    def close(self) -> None:
+        """Stop to listen."""
+
+
+def ear(name: str) -> Ear | None:
+    """An ear for what the kernel says about our rules; None where it says nothing."""
+    if name == "none":
+        return None
+    from reconciler.host.firewall.bell import Bell
+
+    try:
+        return Bell()
+    except OSError:
+        return None  # this kernel has no nftables
 
 
 def backend(name: str) -> Backend | None:

@@ -9,7 +9,6 @@ import struct
 
 from reconciler.host.firewall import nfnl
 
-NFNLGRP_NFTABLES = 7
 OURS = frozenset({(nfnl.INET, b"runcnet\0"), (2, b"filter\0"), (10, b"filter\0")})
 """Our own table, and those of iptables' nft variant that may hold rules of ours."""
 TABLE_NAME = 1
@@ -27,7 +26,7 @@ class Bell:
         self._socket = socket.socket(socket.AF_NETLINK, kind, nfnl.NETLINK_NETFILTER)
         try:
             # A socket without an address of its own is skipped: 0 is what the kernel leaves out.
-            self._socket.bind((0, 1 << (NFNLGRP_NFTABLES - 1)))
+            self._socket.bind((0, 1 << (nfnl.GROUP_NFTABLES - 1)))
             with contextlib.suppress(OSError):  # a smaller one loses more, which is a ring
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MEMORY)
         except OSError:

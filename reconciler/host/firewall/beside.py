@@ -17,6 +17,7 @@ from reconciler.host.firewall import nfnl, programs
 
 PROGRAM = {4: "iptables-nft", 6: "ip6tables-nft"}
 FAMILY = {2: 4, 10: 6}
+FAMILY_NAME = {4: "ip", 6: "ip6"}
 CHAIN_POLICY = 5
 HOOK_FORWARD, NF_DROP = 2, 0
 TRIES = 3
@@ -86,7 +87,13 @@ class Beside:
 
     def differences(self, policy: Policy) -> tuple[str, ...]:
         """What keeps the tables from letting pass what the policy accepts, a line each."""
-        return tuple(line for state in self._states(policy) for line in state.differences)
+        lines = [line for state in self._states(policy) for line in state.differences]
+        for version in self._leftovers(policy):
+            lines.append(
+                f"chains {xtables.PREFIX}* (IPv{version} filter of {PROGRAM[version]}): "
+                "no longer wanted"
+            )
+        return tuple(lines)
 
     def commands(self, policy: Policy) -> tuple[str, ...]:
         """Commands of a shell that mend it."""
@@ -99,6 +106,8 @@ class Beside:
 
     def replace(self, policy: Policy) -> None:
         """Mend it, in one transaction a table. Raises FirewallError."""
+        for version in self._leftovers(policy):
+            _take_out(version)
         left: list[str] = []
         for turn in range(TRIES):
             scripts = [(s.version, s.script) for s in self._states(policy) if s.edits]
@@ -119,6 +128,17 @@ class Beside:
             raise FirewallError(
                 f"firewall: check what was committed: {left[0]} (another program changes the table)"
             )
+
+    def _leftovers(self, policy: Policy) -> list[int]:
+        """IP versions whose table has come to be none of iptables', with rules of ours that nobody
+        needs any more. Those that are needed stay as they stand."""
+        return [
+            version
+            for version, found in _found().items()
+            if found.ours
+            and not (found.drops and (policy.networks or policy.kept))
+            and self._table(version) is None
+        ]
 
     def _states(self, policy: Policy) -> list[State]:
         states = []
@@ -142,14 +162,43 @@ class Beside:
         now = nfnl.generation()
         known = self._read.get(version)
         if known is None or known[0] != now:
-            said = programs.run("read the rules", name, "-t", "filter", remedy=REMEDY)
-            # What changed meanwhile counts as not read.
+            try:
+                said = programs.run("read the rules", name, "-t", "filter", remedy=REMEDY)
+            except FirewallError:
+                said = (
+                    ""  # as a table that is none of theirs: the rules elsewhere are not to suffer
+                )
             known = (now, parsed(said))
             self._read[version] = known
         return known[1]
 
 
 REMEDY = "install iptables"
+
+
+def _take_out(version: int) -> None:
+    """Remove what is ours through nft, which reads every table. Raises FirewallError."""
+    family = {number: one for one, number in FAMILY.items()}[version]
+    where = f"{FAMILY_NAME[version]} filter"
+    table = nfnl.attribute(nfnl.RULE_TABLE, b"filter\0")
+    rules = [one for number, one in nfnl.dump(nfnl.GETRULE, table, family) if number == family]
+    held = {nfnl.text(one[nfnl.RULE_CHAIN]) for one in rules}
+    names = {
+        nfnl.text(one[nfnl.CHAIN_NAME])
+        for number, one in nfnl.dump(nfnl.GETCHAIN, b"", family)
+        if number == family and one[nfnl.CHAIN_TABLE] == b"filter\0"
+    }
+    ours = sorted(n for n in names if xtables.is_ours(n) and not (n == xtables.USER and n in held))
+    jump = f"{xtables.FORWARD}\0".encode()
+    lines = [
+        f"delete rule {where} FORWARD handle {nfnl.be32(one[nfnl.RULE_HANDLE])}"
+        for one in rules
+        if one[nfnl.RULE_CHAIN] == b"FORWARD\0" and any(jump in data for data in one.values())
+    ]
+    lines += [f"flush chain {where} {name}" for name in ours]
+    lines += [f"delete chain {where} {name}" for name in ours]
+    text = "\n".join(lines) + "\n"
+    programs.run("change the rules", "nft", "-f", "-", text=text, remedy="install nftables")
 
 
 def _found() -> dict[int, Found]:

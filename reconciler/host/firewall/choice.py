@@ -8,22 +8,24 @@ beside both.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 from reconciler.core import xtables
-from reconciler.core.errors import FirewallError
 from reconciler.core.policy import Policy, Sender
-from reconciler.host.firewall import Backend, Seen, foreign, iptables, kernel, nfnl, nftables
+from reconciler.host.firewall import Backend, Seen, foreign, iptables, probe
 from reconciler.host.firewall.beside import Beside
 from reconciler.host.firewall.iptables import Iptables
-from reconciler.host.firewall.nftables import NOTHING, Nftables
+
+NOTHING = Policy()
+NONE = Seen(differences=(), networks=frozenset(), guards=frozenset(), ports={}, notes=())
 
 
 class Decision(NamedTuple):
-    """What is in use, what is to go, and why."""
+    """What is in use, what is to go, and why. `other` is None where nothing of it stands."""
 
     chosen: Backend
-    other: Backend
+    other: Backend | None
     rest: Policy
     """What is to stand in the other."""
     left: Seen
@@ -38,19 +40,26 @@ class Chosen:
 
     def __init__(self, asked: str) -> None:
         self.name = asked
-        self._iptables, self._nftables = Iptables(), Nftables()
+        self._iptables = Iptables()
         self._beside = Beside()
         self._chosen: Backend | None = None
         """By the last look."""
 
+    @cached_property
+    def _nftables(self) -> Backend:
+        # Where there is none, nothing of it is loaded.
+        from reconciler.host.firewall.nftables import Nftables
+
+        return Nftables()
+
     @property
     def lock_timeout_s(self) -> float:
-        """How long the lock of the legacy tables is waited for."""
+        """How long another program's lock on the legacy tables is waited for."""
         return self._iptables.lock_timeout_s
 
     @lock_timeout_s.setter
-    def lock_timeout_s(self, value: float) -> None:
-        self._iptables.lock_timeout_s = value
+    def lock_timeout_s(self, seconds: float) -> None:
+        self._iptables.lock_timeout_s = seconds
 
     def look(self, policy: Policy) -> Seen:
         """Compare the kernel with the policy; see `Backend`."""
@@ -58,7 +67,7 @@ class Chosen:
         self._chosen = d.chosen
         seen = d.chosen.look(policy)
         # Told as the policy tells them, where it does.
-        ports = d.other.look(policy).ports if d.left.ports else {}
+        ports = d.other.look(policy).ports if d.other is not None and d.left.ports else {}
         return Seen(
             differences=(
                 *seen.differences,
@@ -72,17 +81,24 @@ class Chosen:
             senders=seen.senders | d.left.senders,
         )
 
+    def differences(self, policy: Policy) -> tuple[str, ...]:
+        """See `Backend`."""
+        d = self._decide(policy)
+        mine = d.chosen.differences(policy)
+        return (*mine, *d.left.differences, *self._beside.differences(policy))
+
     def replace(self, policy: Policy) -> tuple[str, ...]:
         """Make the kernel match; see `Backend`."""
         d = self._decide(policy)
         notes = list(d.chosen.replace(policy))
-        # The new rules stand: from here on packets meet both, and then the new ones alone.
-        if d.left.differences and d.rest == NOTHING:
-            d.other.remove()
-        elif d.left.differences:
-            d.other.replace(d.rest)
-        if d.left.differences and (d.rest == NOTHING or d.left.networks or d.left.guards):
-            notes.append(f"the rules have moved from {d.other.name} to {d.chosen.name}")
+        if d.other is not None and d.left.differences:
+            # The new rules stand: from here on packets meet both, and then the new ones alone.
+            if d.rest == NOTHING:
+                d.other.remove()
+            else:
+                d.other.replace(d.rest)
+            if d.rest == NOTHING or d.left.networks or d.left.guards:
+                notes.append(f"the rules have moved from {d.other.name} to {d.chosen.name}")
         self._beside.replace(policy)
         return tuple(notes)
 
@@ -94,13 +110,14 @@ class Chosen:
     def remove(self) -> None:
         """Take all of ours away, wherever it is; see `Backend`."""
         self._iptables.remove()
-        self._nftables.remove()
+        if probe.present():
+            self._nftables.remove()
         self._beside.replace(NOTHING)
 
     def commands(self, policy: Policy) -> tuple[str, ...]:
         """See `Backend`."""
         d = self._decide(policy)
-        gone = d.other.commands(d.rest) if d.left.differences else ()
+        gone = d.other.commands(d.rest) if d.other is not None and d.left.differences else ()
         return (*d.chosen.commands(policy), *gone, *self._beside.commands(policy))
 
     def warnings(self, policy: Policy) -> tuple[str, ...]:
@@ -118,14 +135,14 @@ class Chosen:
         if policy.networks:
             lines += [_helped("iptables-legacy", version) for version in sorted(helped)]
             lines += [_helped("iptables-nft", version) for version in sorted(self._beside.served())]
-        if d.other.name == "iptables" and _users_rules(helped):
+        if d.chosen.name == "nftables" and probe.legacy_users_rules(met=helped):
             lines.append(
                 f"the legacy chain {xtables.USER} holds rules that no packet meets any more "
-                f"(write them in the chain {nftables.USER_CHAIN}, and empty it)"
+                f"(write them in the chain {probe.USER_CHAIN}, and empty it)"
             )
-        if d.other.name == "nftables" and nftables.users_rules():
+        if d.chosen.name == "iptables" and probe.users_rules():
             lines.append(
-                f"the nftables chain {nftables.USER_CHAIN} holds rules that no packet meets any more "
+                f"the nftables chain {probe.USER_CHAIN} holds rules that no packet meets any more "
                 f"(write them in {xtables.USER}, and empty it)"
             )
         return tuple(lines)
@@ -136,17 +153,17 @@ class Chosen:
         if self.name == "nftables":
             return self._moved(self._nftables, "it was asked for", policy)
         in_legacy, helps = iptables.standing()
-        in_nft = nftables.stands() or helps
-        absent = nftables.program() is None
-        if in_legacy != in_nft and not (in_nft and absent):
+        in_nft = probe.stands() or helps
+        lacks = probe.lacks()
+        if in_legacy != in_nft and not (in_nft and lacks):
             chosen: Backend = self._iptables if in_legacy else self._nftables
             return self._moved(chosen, "rules of an earlier run stand there", policy)
-        held = legacy_in_use()
+        held = probe.legacy_in_use()
         if held:
             why = f"the kernel's legacy tables are in use: {', '.join(held)}"
             return self._moved(self._iptables, why, policy)
-        if absent:
-            return self._moved(self._iptables, "there is no nft program", policy)
+        if lacks:
+            return self._moved(self._iptables, lacks, policy)
         return self._moved(self._nftables, "no legacy table of iptables holds a rule", policy)
 
     def _moved(self, chosen: Backend, why: str, policy: Policy) -> Decision:
@@ -162,6 +179,8 @@ class Chosen:
 
     def _decision(self, chosen: Backend, why: str, policy: Policy) -> Decision:
         if chosen is self._iptables:
+            if not probe.present():
+                return Decision(chosen, None, NOTHING, NONE, why)
             return Decision(chosen, self._nftables, NOTHING, self._nftables.look(NOTHING), why)
         dropping = iptables.dropping()
         other = self._iptables
@@ -181,8 +200,8 @@ def _helped(program: str, version: int) -> str:
 
 def _mixture(name: str) -> Iterator[str]:
     """That both firewalls are in use on this host."""
-    legacy = legacy_in_use()
-    tables = nftables_in_use()
+    legacy = probe.legacy_in_use()
+    tables = probe.nftables_in_use()
     if name == "iptables" and tables:
         shown = ", ".join(tables)
         yield (
@@ -194,50 +213,3 @@ def _mixture(name: str) -> Iterator[str]:
             f"both firewalls are in use: the legacy tables {', '.join(legacy)} hold rules, and those "
             "of runcnet are in nftables; a packet must pass both"
         )
-
-
-def legacy_in_use() -> list[str]:
-    """The legacy tables in which somebody else has rules, or a policy that is not to accept."""
-    return [
-        f"{table} (IPv{version})"
-        for version in (4, 6)
-        for table in sorted(kernel.existing(version))
-        if _is_used(version, table)
-    ]
-
-
-def _is_used(version: int, table: str) -> bool:
-    try:
-        found = kernel.read(version, table)
-    except FirewallError:
-        return True  # it stands, and cannot be read: somebody else's
-    foreign = any(
-        not xtables.is_ours(rule.target)
-        for chain, rules in found.chains.items()
-        if not xtables.is_ours(chain) or chain == xtables.USER
-        for rule in rules
-    )
-    return foreign or any(policy != "ACCEPT" for policy in found.policies.values())
-
-
-def _users_rules(met: frozenset[int]) -> bool:
-    """Whether the administrator's legacy chain holds rules, but in tables that packets do meet."""
-    return any(
-        kernel.read(version, "filter").chains.get(xtables.USER)
-        for version in (4, 6)
-        if version not in met and "filter" in kernel.existing(version)
-    )
-
-
-def nftables_in_use() -> list[str]:
-    """The nftables of others in which a packet can meet a rule."""
-    names = {1: "inet", 2: "ip", 10: "ip6"}
-    hooked = {
-        (family, found[nfnl.CHAIN_TABLE])
-        for family, found in nfnl.dump(nfnl.GETCHAIN, b"")
-        if family in names and nfnl.CHAIN_HOOK in found
-    }
-    ruled = {(family, found[nfnl.RULE_TABLE]) for family, found in nfnl.dump(nfnl.GETRULE, b"")}
-    ours = (nfnl.INET, nftables.NAME)
-    tables = {(family, nfnl.text(table)) for family, table in hooked & ruled} - {ours}
-    return [f"{names[family]} {table}" for family, table in sorted(tables)]

@@ -191,6 +191,10 @@ class Iptables:
             notes=(note,) if absent else (),
         )
 
+    def differences(self, policy: Policy) -> tuple[str, ...]:
+        """See `Backend`."""
+        return tuple(line for s in self.states(policy) for line in s.differences)
+
     def replace(self, policy: Policy) -> tuple[str, ...]:
         """Make the kernel match; see `Backend`."""
         answer = self.commit(policy)

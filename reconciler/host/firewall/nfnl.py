@@ -6,6 +6,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from reconciler.core.errors import FirewallError
 from reconciler.core.nftset import ADDRESS, Element, Key, Part, Shape
@@ -14,13 +15,14 @@ NETLINK_NETFILTER = 12
 NFNL_SUBSYS_NFTABLES = 10
 GETTABLE, GETCHAIN, GETRULE, GETSET, GETSETELEM, GETGEN = 1, 4, 7, 10, 13, 16
 DELTABLE, BATCH_BEGIN, BATCH_END = 2, 16, 17
-SET_TABLE, SET_NAME, SET_POINTER, SET_COUNT = 1, 2, 19, 20
+SET_TABLE, SET_NAME, SET_HANDLE, SET_POINTER, SET_COUNT = 1, 2, 16, 19, 20
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+GROUP_NFTABLES = 7
 TABLE_NAME, TABLE_FLAGS, TABLE_OWNER = 1, 2, 7
-CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_USE = 1, 3, 4, 6
-RULE_TABLE, RULE_CHAIN = 1, 2
+CHAIN_TABLE, CHAIN_HANDLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_USE = 1, 2, 3, 4, 6
+RULE_TABLE, RULE_CHAIN, RULE_HANDLE, RULE_POSITION = 1, 2, 3, 6
 DORMANT = 1
 LIST_TABLE, LIST_SET, LIST_ELEMENTS = 1, 2, 3
 ELEM_KEY, ELEM_DATA, ELEM_FLAGS, ELEM_USERDATA, ELEM_KEY_END = 1, 2, 3, 6, 10
@@ -76,7 +78,7 @@ def _answers(sock: socket.socket) -> tuple[list[tuple[int, dict[int, bytes]]], b
 
 
 def generation() -> int:
-    """A number that grows with every change of anybody's rules; 0 without nftables."""
+    """A number that grows with every change of anybody's rules; negative without nftables."""
     message = struct.pack("=IHHIIBBH", 20, NFNL_SUBSYS_NFTABLES << 8 | GETGEN, 1, 1, 0, 0, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
         sock.send(message)
@@ -86,7 +88,7 @@ def generation() -> int:
             raise FirewallError(
                 "firewall: read the tables: CAP_NET_ADMIN is needed (run it with sudo)"
             )
-        return 0
+        return -1
     return be32(attributes(answer[20:]).get(1)) or 0
 
 
@@ -128,18 +130,22 @@ def sets(table: str, family: int = INET) -> list[str]:
     return [text(found[SET_NAME]) for _, found in dump(GETSET, body, family)]
 
 
-def structure(table: str, family: int = INET) -> object:
-    """A table but for its elements, as the kernel says it: to be compared alone."""
+class Structure(NamedTuple):
+    """A table but for its elements, as the kernel says it: the attributes of each object, in order."""
+
+    chains: list[dict[int, bytes]]
+    rules: list[dict[int, bytes]]
+    sets: list[dict[int, bytes]]
+
+
+def structure(table: str, family: int = INET) -> Structure:
+    """That of a table."""
     name = table.encode() + b"\0"
-    chains = [found for _, found in dump(GETCHAIN, b"", family) if found[CHAIN_TABLE] == name]
-    rules = [found for _, found in dump(GETRULE, attribute(RULE_TABLE, name), family)]
-    sets = [found for _, found in dump(GETSET, attribute(SET_TABLE, name), family)]
-    for found in chains:
-        found.pop(CHAIN_USE, None)
-    for found in sets:
-        found.pop(SET_POINTER, None)
-        found.pop(SET_COUNT, None)
-    return chains, rules, sets
+    return Structure(
+        [found for _, found in dump(GETCHAIN, b"", family) if found[CHAIN_TABLE] == name],
+        [found for _, found in dump(GETRULE, attribute(RULE_TABLE, name), family)],
+        [found for _, found in dump(GETSET, attribute(SET_TABLE, name), family)],
+    )
 
 
 def attributes(data: bytes) -> dict[int, bytes]:

@@ -5,42 +5,38 @@ What stands is read in two ways: chains, rules and declarations by `nft -j -t`, 
 elements; those by netlink, which is fifty times as quick as the program where they are thousands.
 """
 
-import json
 import os
-import shutil
-import subprocess
 from collections.abc import Mapping
-from typing import Any
+
+import msgspec
 
 from reconciler.core import nft, nftbridge, nftset
 from reconciler.core.errors import FirewallError
-from reconciler.core.nftset import TABLE, Chain, Element, Key, Rule, Shape, Table
+from reconciler.core.nftset import Element, Key, Shape, Table
 from reconciler.core.policy import Policy, Sender
-from reconciler.host.firewall import Seen, foreign, nfnl
+from reconciler.host.firewall import Seen, foreign, nfnl, programs
 from reconciler.host.firewall.iptables import BRIDGE_SYSCTL
+from reconciler.host.firewall.learned import Learned
+from reconciler.host.firewall.probe import NAME, present, program, users_rules
 
-NAME = "runcnet"
 WORDS = {nfnl.INET: "inet", nfnl.BRIDGE: "bridge"}
 EMPTY = {nfnl.INET: nftset.EMPTY, nfnl.BRIDGE: nftbridge.EMPTY}
 SHAPES = {nfnl.INET: nft.SHAPES, nfnl.BRIDGE: nftbridge.SHAPES}
-USER_CHAIN = f"{TABLE} {nftset.USER}"
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 READS = 20
 STEPS = 2
 """A table that sleeps is woken first; and once more, where somebody came in between."""
 NOTHING = Policy()
-TIMEOUT_S = 60.0
-
-
-def program() -> str | None:
-    """The path of the nft program, if it is installed."""
-    return shutil.which("nft", path=f"{PATH}:/usr/local/sbin:/usr/local/bin")
 
 
 class Nftables:
     """Rules in a table of our own, through nft."""
 
     name = "nftables"
+
+    def __init__(self) -> None:
+        self._asked: tuple[Policy, list[int]] | None = None
+        self._want = nftset.EMPTY
+        """What that asks for."""
 
     def look(self, policy: Policy) -> Seen:
         """Compare the kernel with the policy; see `Backend`."""
@@ -49,7 +45,7 @@ class Nftables:
             return Seen(
                 differences=lines, networks=frozenset(), guards=frozenset(), ports={}, notes=()
             )
-        pairs = _pairs(policy)
+        pairs = self._pairs(policy)
         (_, have), (_, bridged) = pairs
         return Seen(
             differences=tuple(line for pair in pairs for line in nftset.differences(*pair)),
@@ -60,11 +56,15 @@ class Nftables:
             senders=nftbridge.senders_in(bridged),
         )
 
+    def differences(self, policy: Policy) -> tuple[str, ...]:
+        """See `Backend`."""
+        return tuple(line for pair in self._pairs(policy) for line in nftset.differences(*pair))
+
     def replace(self, policy: Policy) -> tuple[str, ...]:
         """Make the kernel match; see `Backend`."""
         left: list[str] = []
         for _ in range(STEPS):
-            pairs = _pairs(policy)
+            pairs = self._pairs(policy)
             lines = [line for pair in pairs for line in nftset.script(*pair)]
             if not lines:
                 return ()
@@ -99,7 +99,7 @@ class Nftables:
 
     def commands(self, policy: Policy) -> tuple[str, ...]:
         """The edits as one command of a shell; see `Backend`."""
-        lines = [line for pair in _pairs(policy) for line in nftset.script(*pair)]
+        lines = [line for pair in self._pairs(policy) for line in nftset.script(*pair)]
         return ("nft -f - <<'END'", *lines, "END") if lines else ()
 
     def warnings(self, policy: Policy) -> tuple[str, ...]:
@@ -110,30 +110,31 @@ class Nftables:
         """Nothing beyond its name; see `Backend`."""
         return (f"the firewall is {self.name}",)
 
+    def _pairs(self, policy: Policy) -> tuple[tuple[Table, Table], tuple[Table, Table]]:
+        """What is wanted and what stands, of each family, in the order of WORDS."""
+        have, bridge = read(), read(nfnl.BRIDGE)
+        return (
+            (self._wanted(policy, have), have),
+            (nftbridge.wanted(policy, have=bridge), bridge),
+        )
 
-def _pairs(policy: Policy) -> tuple[tuple[Table, Table], tuple[Table, Table]]:
-    """What is wanted and what stands, of each family, in the order of WORDS."""
-    have, bridge = read(), read(nfnl.BRIDGE)
-    bridged = [version for version, path in BRIDGE_SYSCTL.items() if os.path.exists(path)]
+    def _wanted(self, policy: Policy, have: Table) -> Table:
+        bridged = [version for version, path in BRIDGE_SYSCTL.items() if os.path.exists(path)]
+        if policy.kept or policy.kept_ports:
+            return nft.wanted(policy, have=have, bridged=bridged)  # it depends on what stands
+        if self._asked is None or not _same(self._asked[0], policy) or self._asked[1] != bridged:
+            self._want = nft.wanted(policy, have=have, bridged=bridged)
+            self._asked = (policy, bridged)
+        return self._want
+
+
+def _same(one: Policy, other: Policy) -> bool:
+    """Whether both were made of the same; to compare thousands of ports one by one takes long."""
     return (
-        (nft.wanted(policy, have=have, bridged=bridged), have),
-        (nftbridge.wanted(policy, have=bridge), bridge),
+        one.networks is other.networks
+        and one.publications is other.publications
+        and (one.guards, one.kept, one.kept_ports) == (other.guards, other.kept, other.kept_ports)
     )
-
-
-def present(family: int = nfnl.INET) -> bool:
-    """Whether there is a table of our name; asks the kernel alone."""
-    return (family, NAME) in nfnl.tables()
-
-
-def stands() -> bool:
-    """Whether chains of ours stand; asks the kernel alone."""
-    names = (
-        nfnl.text(found[nfnl.CHAIN_NAME])
-        for family, found in nfnl.dump(nfnl.GETCHAIN, b"", nfnl.INET)
-        if family == nfnl.INET and nfnl.text(found[nfnl.CHAIN_TABLE]) == NAME
-    )
-    return any(not nftset.is_users(name) for name in names)
 
 
 def _removable() -> list[int]:
@@ -142,21 +143,20 @@ def _removable() -> list[int]:
     return [f for f in WORDS if (f, NAME) in known and not (f == nfnl.INET and users_rules())]
 
 
-def users_rules() -> bool:
-    """Whether the administrator's chain holds rules."""
-    body = nfnl.attribute(nfnl.RULE_TABLE, NAME.encode() + b"\0")
-    chain = nftset.USER.encode() + b"\0"
-    return any(
-        rule.get(nfnl.RULE_CHAIN) == chain for _, rule in nfnl.dump(nfnl.GETRULE, body, nfnl.INET)
-    )
-
-
 def read(family: int = nfnl.INET) -> Table:
     """The table of that family as it is."""
     for _ in range(READS):
         before = nfnl.generation()
-        found = _read(family)
+        now = _now.get(family)
+        if now is not None and before == now[0]:
+            return now[1]
+        found = _read(family, before)
         if found is not None and nfnl.generation() == before:
+            # Every change of a rule or an element has a generation of its own, but for what packets
+            # add to sets; and that is nobody's to compare.
+            _now.pop(family, None)
+            if before > 0:
+                _now[family] = before, found
             return found
     raise FirewallError(
         f"firewall: read the table {WORDS[family]} {NAME}: nftables change all the time "
@@ -164,8 +164,12 @@ def read(family: int = nfnl.INET) -> Table:
     )
 
 
-def _read(family: int) -> Table | None:
-    """None: the table went away meanwhile."""
+_now: dict[int, tuple[int, Table]] = {}
+"""By family, the generation that was read last, and what the table was."""
+
+
+def _read(family: int, generation: int) -> Table | None:
+    """None: it has changed, or gone, since that generation of rules."""
     flags = nfnl.tables().get((family, NAME))
     if flags is None:
         return EMPTY[family]
@@ -174,23 +178,28 @@ def _read(family: int) -> Table | None:
         known = SHAPES[family]
         shapes = {one: known[one] for one in nfnl.sets(NAME, family) if one in known}
         return Table(shapes, _elements(shapes, family), {}, dormant=True, name=name)
-    structure = nfnl.structure(NAME, family)
-    if family not in _last or _last[family][0] != structure:
+    dump = nfnl.structure(NAME, family)
+    learned = _learned[family]
+    found = learned.table(dump)
+    if found is None:
         try:
             said = _nft("read the rules", "-j", "-t", "list", "table", WORDS[family], NAME)
         except FirewallError:
             if present(family):
                 raise
             return None
+        if nfnl.generation() != generation:
+            return None  # it may be of other rules than the dump
         try:
-            _last[family] = structure, _parsed(said)._replace(name=name)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            learned.learn(said, dump)
+            found = learned.table(dump)
+        except (msgspec.DecodeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise FirewallError(
                 f"firewall: read the rules: what nft -j prints cannot be read: {error!r} (another "
                 "version of nftables may do, or --firewall iptables)"
             ) from error
-    found = _last[family][1]
-    return found._replace(elements=_elements(found.shapes, family))
+        assert found is not None  # all of it was just learned
+    return found._replace(elements=_elements(found.shapes, family), name=name)
 
 
 def _elements(shapes: Mapping[str, Shape], family: int) -> dict[str, dict[Key, Element]]:
@@ -202,88 +211,10 @@ def _elements(shapes: Mapping[str, Shape], family: int) -> dict[str, dict[Key, E
     }
 
 
-_last: dict[int, tuple[object, Table]] = {}
-"""By family, the structure that was read last, and what nft said of it: the same bytes mean the same."""
-
-
-def _parsed(said: str) -> Table:
-    """The table without its elements, out of what nft prints."""
-    shapes: dict[str, Shape] = {}
-    chains: dict[str, Chain] = {}
-    rules: dict[str, list[Rule]] = {}
-    held: set[str] = set()
-    for item in json.loads(said)["nftables"]:
-        ((kind, one),) = item.items()
-        if kind in ("set", "map"):
-            shapes[one["name"]] = _shape(one)
-        elif kind == "chain":
-            hook = (one["type"], one["hook"], one["prio"], one["policy"]) if "hook" in one else None
-            chains[one["name"]] = Chain((), hook)
-        elif kind == "rule":
-            code = nftset.rule_code(one["expr"], one.get("comment", ""))
-            rules.setdefault(one["chain"], []).append(Rule(code))
-            if nftset.is_users(one["chain"]):
-                held |= _names(one["expr"])
-    for name, chain in chains.items():
-        chains[name] = chain._replace(rules=tuple(rules.get(name, ())))
-    return Table(shapes, {}, chains, held=frozenset(held))
-
-
-def _shape(one: dict[str, Any]) -> Shape:
-    key = one["type"]
-    data = one.get("map", ())
-    # What is in no word of ours makes it another shape than any of ours.
-    flags = set(_listed(one.get("flags", ()))) - {"dynamic", "timeout"}
-    known = {"family", "name", "table", "type", "handle", "map", "flags", "timeout", "size", "elem"}
-    odd = tuple(sorted((flags - {"interval"}) | (set(one) - known)))
-    return Shape(
-        (*_listed(key), *odd),
-        tuple(data.split(" . ")) if isinstance(data, str) else tuple(data),
-        interval="interval" in flags,
-        timeout_s=one.get("timeout", 0),
-        size=one.get("size", 0),
-    )
-
-
-def _listed(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _names(value: Any) -> set[str]:
-    """The chains and sets that an expression leads to or looks up."""
-    if isinstance(value, dict):
-        found = {str(value["target"])} if set(value) == {"target"} else set()
-        return found.union(*(_names(one) for one in value.values()))
-    if isinstance(value, list):
-        return set().union(*(_names(one) for one in value))
-    return {value[1:]} if isinstance(value, str) and value.startswith("@") else set()
+_learned = {family: Learned() for family in WORDS}
 
 
 def _nft(action: str, *words: str, text: str = "") -> str:
-    path = program()
-    if path is None:
-        raise FirewallError(
-            f"firewall: {action}: there is no nft program (install nftables, or run with "
-            "--firewall iptables)"
-        )
     # -S and -y are not given: numbers and names come as this version prints them to a script.
-    try:
-        done = subprocess.run(
-            [path, *words],
-            input=text,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            cwd="/",
-            start_new_session=True,
-            timeout=TIMEOUT_S,
-            env={"PATH": PATH, "LC_ALL": "C"},
-        )
-    except subprocess.TimeoutExpired:
-        raise FirewallError(f"firewall: {action}: nft took over {TIMEOUT_S:g} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        said = lines[0] if lines else f"it ended with {done.returncode}"
-        raise FirewallError(f"firewall: {action}: nft: {said}")
-    return done.stdout
+    remedy = "install nftables, or run with --firewall iptables"
+    return programs.run(action, "nft", *words, text=text, remedy=remedy)

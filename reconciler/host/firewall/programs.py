@@ -1,7 +1,6 @@
 """Programs that write rules: found where root's are, run with nothing of the caller's about them."""
 
-import shutil
-import subprocess
+import os
 
 from reconciler.core.errors import FirewallError
 
@@ -11,11 +10,18 @@ TIMEOUT_S = 60.0
 
 def path_of(name: str) -> str | None:
     """Where the program is, if it is installed."""
-    return shutil.which(name, path=f"{PATH}:/usr/local/sbin:/usr/local/bin")
+    for folder in f"{PATH}:/usr/local/sbin:/usr/local/bin".split(":"):
+        path = f"{folder}/{name}"
+        # Not shutil.which: a pass with nothing to do imports as little as it can.
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
 
 
 def run(action: str, name: str, *words: str, text: str = "", remedy: str = "") -> str:
     """What the program says. Raises FirewallError: `remedy` is for where there is none of that name."""
+    import subprocess
+
     path = path_of(name)
     if path is None:
         raise FirewallError(f"firewall: {action}: there is no {name} program ({remedy})")
@@ -26,7 +32,7 @@ def run(action: str, name: str, *words: str, text: str = "", remedy: str = "") -
             input=text,
             capture_output=True,
             text=True,
-            errors="surrogateescape",
+            errors="replace",
             check=False,
             cwd="/",
             start_new_session=True,
