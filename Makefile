@@ -20,7 +20,7 @@ demo: setup
 	$(RUN) -m tests.support.demo
 
 test: test-setup lint
-	$(RUN) -m pytest -q -n 2 --dist worksteal tests --ignore tests/kernel/test_growth.py
+	$(RUN) -m pytest -q -n 4 --dist worksteal tests --ignore tests/kernel/test_growth.py
 	$(RUN) -m pytest -q tests/kernel/test_growth.py
 
 lint: test-setup

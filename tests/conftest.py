@@ -3,9 +3,18 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import need
 from tests.support.host import PrivateHost
+
+# How long an example takes says something of the machine, not of the code.
+settings.register_profile(
+    "busy",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("busy")
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_an_ipv6_subnet_is_not_walked_through() -> None:
     assert shown(result) == {"a": "fd00::2"}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sets(st.sampled_from("abcdefghijkl")), min_size=1, max_size=8))
 def test_no_two_alike_and_no_change_without_a_reason(steps: list[set[str]]) -> None:
     book = EMPTY

@@ -288,7 +288,7 @@ HOOKS = {
 }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(policies(), st.lists(packets(), min_size=12, max_size=12))
 def test_every_packet_meets_the_same_verdict(policy: Policy, many: list[Packet]) -> None:
     table = nft.wanted(policy, have=EMPTY, bridged=())
@@ -329,7 +329,7 @@ def test_the_walk_tells_verdicts_apart() -> None:
 # -- what changes ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(policies(), policies())
 def test_a_table_that_is_as_wanted_asks_for_nothing(one: Policy, other: Policy) -> None:
     have = nft.wanted(one, have=EMPTY, bridged=())

@@ -112,7 +112,7 @@ def drift(kernel: Kernel, dice: random.Random) -> None:
 BODY_MAPS = st.dictionaries(st.sampled_from("pqrstu"), st.integers(0, len(BODIES) - 1), max_size=5)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(BODY_MAPS, BODY_MAPS, st.integers(0, 2**32), st.integers(0, 8))
 def test_any_plan_converges_and_a_second_is_empty(
     before: dict[str, int], after: dict[str, int], seed: int, damage: int
@@ -137,7 +137,7 @@ def test_any_plan_converges_and_a_second_is_empty(
         assert carried == {a for e in member.endpoints for a in e.addresses}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(BODY_MAPS, BODY_MAPS)
 def test_foreign_objects_are_left_alone(before: dict[str, int], after: dict[str, int]) -> None:
     kernel = Kernel()
@@ -167,7 +167,7 @@ def test_foreign_objects_are_left_alone(before: dict[str, int], after: dict[str,
             assert any(r.table == 77 for r in room.rules)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(BODY_MAPS, BODY_MAPS)
 def test_plans_are_deterministic_and_every_line_is_one_line(
     before: dict[str, int], after: dict[str, int]
@@ -183,7 +183,7 @@ def test_plans_are_deterministic_and_every_line_is_one_line(
         assert all("\n" not in line for line in op.commands())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(BODY_MAPS, BODY_MAPS, st.sampled_from("pqrstu"))
 def test_a_scoped_plan_touches_its_scope_alone(
     before: dict[str, int], after: dict[str, int], name: str
@@ -255,7 +255,6 @@ def test_names_do_not_collide_over_a_hundred_thousand_containers() -> None:
     assert member_mac("m", "n", Address(4, 1)) != member_mac("k", "n", Address(4, 1))
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_alias_parses(text: str) -> None:
     parse_alias("runcnet:" + text)

@@ -70,7 +70,7 @@ def test_leases_of_networks_that_are_gone_do_not_count() -> None:
 HOSTS = st.integers(1, 14)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     ranges=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), min_size=1, max_size=4),
     gateway=st.none() | HOSTS,

@@ -155,13 +155,13 @@ VALID = (
 ).read_bytes() + b"  x: {replicas: 3, interfaces: front}\n"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_any_bytes_load_or_are_rejected(content: bytes) -> None:
     loaded(f=content)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.integers(0, 2**32))
 def test_any_damage_to_a_valid_file_loads_or_is_rejected(seed: int) -> None:
     dice = random.Random(seed)

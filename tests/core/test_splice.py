@@ -104,7 +104,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.dictionaries(st.text(), VALUES, max_size=4),
     st.lists(st.sampled_from(["pid", "mount", "ipc"]), max_size=3, unique=True),
@@ -136,7 +136,7 @@ def test_everything_else_stays(
     assert json.dumps(after) == json.dumps(json.loads(text))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.binary(max_size=60)
     | st.text(alphabet='{}[]",:\\ \n0123eE+-truefalsnl', max_size=40).map(str.encode)
