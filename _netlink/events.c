@@ -142,6 +142,10 @@ static bool read_neighbour(struct rcn_event *event, const char *data, size_t siz
     if (message.ndm_family == AF_BRIDGE) {
         event->index = message.ndm_ifindex;
         event->family = message.ndm_family;
+        attributes(&all, data, size, sizeof message);
+        while (rcn_next(&all, &one))
+            if (one.type == NDA_LLADDR && one.size == 6)
+                rcn_copy(event->address, sizeof event->address, &one);
         return message.ndm_state == NUD_NOARP && message.ndm_flags & NTF_STICKY;
     }
     if (message.ndm_family != AF_INET && message.ndm_family != AF_INET6)

@@ -227,7 +227,7 @@ int rcn_share(const char *directory);
 
 /* One notification; `nsid` -1: of the caller's own namespace. `index` is the link's, for netconf -1
  * (all links), for RTM_NEWNSID and RTM_DELNSID the id. `address` and `prefix` are those of a route
- * or a neighbour. */
+ * or a neighbour; of a bridge's table (AF_BRIDGE) it is the MAC. */
 struct rcn_event {
     int32_t nsid;
     int32_t index;

@@ -264,6 +264,7 @@ class Keeper:
                 shelf=self.shelf,
                 looking=self._looking(only),
                 guarded=self._rules.forwardable,
+                admit=self._rules.admit,
             )
             return part, part.look()
 

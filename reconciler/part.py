@@ -5,19 +5,21 @@ whole pass has found out. Where that does not suffice, it raises Widen. It takes
 network away: whether they may go, only a look at everything can tell.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from reconciler.core.desired import with_members
+from reconciler.core.errors import FirewallError
 from reconciler.core.leases import Assignment, Book, Key, assign
 from reconciler.core.model import FORWARDING, Address, Spec
 from reconciler.core.observed import Observed
 from reconciler.core.ops import SetSysctl
 from reconciler.core.resolver import Hosts
 from reconciler.core.standing import standing_addresses
-from reconciler.core.wanted import Desired
+from reconciler.core.wanted import Desired, Member
+from reconciler.host.apply import Outcome
 from reconciler.load import Declared
 from reconciler.prospect import Prospect
 from reconciler.reconcile import FEW, Pass
@@ -41,9 +43,11 @@ class Part(Pass):
         world: World,
         only: frozenset[str],
         guarded: Callable[[], frozenset[int]],
+        admit: Callable[[Iterable[Member]], None],
         **more: Any,
     ) -> None:
-        """`guarded`: the IP versions that may be forwarded, as far as the firewall goes."""
+        """`guarded`: the IP versions that may be forwarded, as far as the firewall goes;
+        `admit`: lets containers send from their addresses, or raises FirewallError."""
         declared = world.declared.loaded.spec.containers
         only |= {
             f"container/{c.join}"
@@ -55,6 +59,7 @@ class Part(Pass):
         super().__init__(*words, changing=True, only=only, **more)
         self.world = world
         self.guarded = guarded
+        self.admit = admit
         self.above = world.top
         self.names: frozenset[str] = frozenset(
             name.partition("/")[2] for name in only if name.startswith("container/")
@@ -172,6 +177,15 @@ class Part(Pass):
             if (old.publications if old else ()) != (new.publications if new else ()):
                 raise Widen(f"the published ports of {name} have changed")
         return desired
+
+    def carry_out(self, prospect: Prospect) -> list[Outcome]:
+        """As a whole pass; addresses are let through before they are given."""
+        if prospect.operations:
+            try:
+                self.admit(prospect.desired.members.values())
+            except FirewallError as error:
+                raise Widen(str(error)) from error
+        return super().carry_out(prospect)
 
     def wall(self) -> Wall:
         """Rules are the same for everybody: a whole pass looks after them."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from reconciler.core import ops, xtables
 from reconciler.core.report import Done, Report
+from reconciler.core.wanted import Member
 from reconciler.host.apply import Outcome
 from reconciler.wall import Wall
 
@@ -46,6 +47,11 @@ class Rules:
     def forwardable(self) -> frozenset[int]:
         """The IP versions that may be forwarded with the rules that stand now."""
         return self._wall.forwardable() if self._wall is not None else frozenset()
+
+    def admit(self, members: Iterable[Member]) -> None:
+        """Let these containers send from their addresses, before they have them. Raises FirewallError."""
+        if self._wall is not None:
+            self._wall.admit(members)
 
     def mend(self, now: float) -> ops.ReplaceFirewall | None:
         """Put back what others have changed; None: nothing was done. Raises FirewallError."""

@@ -1,6 +1,6 @@
 """The firewall's part of a pass: what is asked for, whether it differs, and putting it in place."""
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -11,8 +11,8 @@ from reconciler.core.model import FORWARDING, Address
 from reconciler.core.netplan import Scene
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan
-from reconciler.core.policy import Lead, Policy, Publication, taken
-from reconciler.core.wanted import Desired
+from reconciler.core.policy import Lead, Policy, Publication, Sender, taken
+from reconciler.core.wanted import Desired, Member
 from reconciler.host import conntrack, firewall
 from reconciler.host.listeners import listeners
 from reconciler.host.machine import boot_id
@@ -76,6 +76,7 @@ class Wall:
             guards=self._guards(desired, observed),
             kept=frozenset(kept | broken),
             publications=_publications(desired, broken),
+            senders=senders(desired.members.values(), broken) if self.backend is not None else (),
             yielding=self.yielding,
         )
         gone = {op.object.partition("/")[2] for op in decided.removals if _takes_away(op)}
@@ -112,6 +113,7 @@ class Wall:
         guards = tuple(sorted(seen.guards | set(self.policy.guards)))
         ports = frozenset(whose for whose in seen.ports if stays(whose.partition("/")[2]))
         kept_leads = {whose: seen.ports[whose] for whose in ports}
+        kept_senders = frozenset(name for name in seen.senders if stays(name))
         free = self._free_of(kept_leads)
         before = {lead for leads in seen.ports.values() for lead in leads}
         after = {p.lead for p in free}.union(*kept_leads.values())
@@ -119,11 +121,16 @@ class Wall:
             [_port(lead, leads=False) for lead in before - after]
             + [_port(lead, leads=True) for lead in after - before]
         )
-        found = (kept, guards, ports, free)
+        found = (kept, guards, ports, free, kept_senders)
         p = self.policy
-        if found != (p.kept, p.guards, p.kept_ports, p.publications):
+        if found != (p.kept, p.guards, p.kept_ports, p.publications, p.kept_senders):
             self.policy = msgspec.structs.replace(
-                p, kept=kept, guards=guards, kept_ports=ports, publications=free
+                p,
+                kept=kept,
+                guards=guards,
+                kept_ports=ports,
+                publications=free,
+                kept_senders=kept_senders,
             )
             seen = backend.look(self.policy)
         self.notes += backend.warnings(self.policy)
@@ -162,6 +169,23 @@ class Wall:
             return not self.backend.differences(self._asked(yielding))
         except FirewallError as error:
             return str(error) == self.problem
+
+    def admit(self, members: Iterable[Member]) -> None:
+        """Let these containers send from the addresses that they are about to have.
+
+        All else stands as it was looked at. Raises FirewallError.
+        """
+        if self.backend is None:
+            return
+        found = senders(members, frozenset())
+        known = {sender.link: sender for sender in self.policy.senders}
+        new = tuple(one for one in found if known.get(one.link) != one)
+        if not new:
+            return
+        names = {(one.network, one.container) for one in found}
+        rest = [s for s in self.policy.senders if (s.network, s.container) not in names]
+        self.policy = msgspec.structs.replace(self.policy, senders=(*rest, *found))
+        self.backend.admit(self.policy, new)
 
     def _asked(self, yielding: bool) -> Policy:
         return msgspec.structs.replace(self.policy, yielding=yielding)
@@ -225,6 +249,16 @@ class Wall:
             return not self.policy.guards
         done(self.operation, None)
         return True
+
+
+def senders(members: Iterable[Member], broken: Set[str]) -> tuple[Sender, ...]:
+    """The ports whose addresses are checked, but those in networks that are broken."""
+    return tuple(
+        Sender(e.network, member.name, e.host_name, tuple(a.address for a in e.addresses))
+        for member in members
+        for e in member.endpoints
+        if e.told and e.network not in broken
+    )
 
 
 def _publications(desired: Desired, broken: Set[str]) -> tuple[Publication, ...]:

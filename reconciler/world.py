@@ -188,6 +188,9 @@ class World:
             if not event.prefix and index not in self._by_end:
                 return ALL
             return self._behind(index) or _object(self._by_address.get(event.address))
+        if kind in ABOUT_NEIGHBOURS and event.mac:
+            # Whose it is, wherever it has been put: to tell the bridge anew takes it away from there.
+            return _object(self._by_claim.get(("mac", event.mac))) or self._behind(index)
         if kind in ABOUT_NEIGHBOURS:
             return _object(self._by_address.get(event.address)) or self._behind(index)
         if kind == events.NEW_NETCONF:

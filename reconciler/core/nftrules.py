@@ -7,7 +7,7 @@ out. Each is written in nft's language and in the JSON that `nft -j` prints for 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from reconciler.core.nftset import ADDRESS, HOST, Rule, rule_code
+from reconciler.core.nftset import ADDRESS, HOST, ND_TARGET, Rule, rule_code
 
 SIDES = {"": "ifname", "_group": "devgroup"}
 """What tells a network's links: how its sets' names end, and the type of the key."""
@@ -202,6 +202,37 @@ def raw(v: int) -> Iterator[Words]:
         # Who looks for a duplicate of its address has none yet.
         yield _is(_address(6, "saddr"), "::"), RETURN
     yield _among(f"astray{v}", IN["_group"]), ASTRAY, DROP
+
+
+CHECKED: Words = (_among("checked", _meta("iifname")), to("jump", "checked"))
+
+
+def senders() -> Iterator[Words]:
+    """What a port of a bridge may send from. Tagged frames are in no set: a tag of no VLAN is taken off
+    by whoever receives it, and what is inside is believed."""
+    port = IN[""]
+    yield _among("addresses4", port, _address(4, "saddr")), RETURN
+    arp = _payload("arp", "saddr ip")
+    yield _among("addresses4", port, arp), RETURN
+    yield _is(arp, "0.0.0.0"), RETURN  # who looks for a duplicate of its address
+    kind = _payload("icmpv6", "type")
+    routers = ["nd-router-advert", "nd-redirect"]
+    yield _is(kind, {"set": routers}, f"{{ {', '.join(routers)} }}"), DROP
+    target = Word(ND_TARGET, {"payload": {"base": "th", "offset": 64, "len": 128}})
+    advert = _is(kind, "nd-neighbor-advert")
+    yield (
+        advert,
+        _among("targets6", port, target),
+        _among("addresses6", port, _address(6, "saddr")),
+        RETURN,
+    )
+    yield advert, DROP
+    yield _among("addresses6", port, _address(6, "saddr")), RETURN
+    asked = ["nd-neighbor-solicit", "nd-router-solicit", "mld2-listener-report"]
+    unnamed = _is(_address(6, "saddr"), "::")
+    yield unnamed, _is(kind, {"set": asked}, f"{{ {', '.join(asked)} }}"), RETURN
+    known = ["ip", "ip6", "arp", "8021q", "8021ad"]
+    yield _is(_meta("protocol"), {"set": known}, f"{{ {', '.join(known)} }}"), DROP
 
 
 LOOPBACK_GUARD: Words = (

@@ -18,6 +18,8 @@ USER = "user"
 HOST = MARK + "host"
 COMMENT_BYTES = 127
 """The longest comment that nft takes."""
+ND_TARGET = "@th,64,128"
+"""The address that a neighbour advertisement is about (RFC 4861); `icmpv6 taddr` is younger."""
 ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 
@@ -38,6 +40,9 @@ class Shape(NamedTuple):
     def declaration(self) -> str:
         """What stands between the braces of `add set`."""
         kinds = " . ".join(self.key) + (f" : {' . '.join(self.data)}" if self.data else "")
+        if self.key == ("ifname", "integer"):
+            # No type has a name for a part of a packet.
+            return f"{{ typeof iifname . {ND_TARGET}; }}"
         flags = "flags interval; " if self.interval else ""
         if self.timeout_s:
             flags = f"size {self.size}; flags dynamic,timeout; timeout {self.timeout_s}s; "
@@ -89,6 +94,8 @@ class Table(NamedTuple):
     dormant: bool = False
     held: frozenset[str] = frozenset()
     """Chains and sets that the administrator's rules lead to or look up."""
+    name: str = TABLE
+    """Its family and name."""
 
 
 EMPTY = Table({}, {}, {}, present=False)
@@ -167,6 +174,8 @@ def _version(kind: str) -> int:
 def _part(kind: str, part: Part) -> str:
     if kind == "ifname":
         return f'"{part}"'
+    if kind == "integer":
+        return hex(part)
     if kind not in ADDRESS.values():
         return f"{part[0]}-{part[1]}" if _is_run(part) else _one(part)
     version = _version(kind)
@@ -257,9 +266,9 @@ def script(want: Table, have: Table) -> list[str]:
     A dormant table is woken, and no more: what it holds cannot be read before.
     """
     if have.dormant:
-        return [f"add table {TABLE}"]
+        return [f"add table {want.name}"]
     if not want.chains and not _users_own(have):
-        return [f"delete table {TABLE}"] if have.present else []
+        return [f"delete table {want.name}"] if have.present else []
     if not want.chains and not have.present:
         return []
     d = difference(want, have)
@@ -268,22 +277,23 @@ def script(want: Table, have: Table) -> list[str]:
     ]
     flushed = [n for n in (*d.chains, *d.gone_chains, *d.emptied) if n in have.chains]
     drained = [n for n in d.emptied if n in have.shapes]
-    lines = [] if have.present else [f"add table {TABLE}"]
-    lines += [f"flush chain {TABLE} {name}" for name in flushed]
-    lines += [f"flush {_noun(have, name)} {TABLE} {name}" for name in drained]
-    lines += [f"delete chain {TABLE} {name}" for name in (*rehooked, *d.gone_chains)]
+    lines = [] if have.present else [f"add table {want.name}"]
+    lines += [f"flush chain {want.name} {name}" for name in flushed]
+    lines += [f"flush {_noun(have, name)} {want.name} {name}" for name in drained]
+    lines += [f"delete chain {want.name} {name}" for name in (*rehooked, *d.gone_chains)]
     renewed = [name for name in d.sets if name in have.shapes]
-    lines += [f"delete {_noun(have, name)} {TABLE} {name}" for name in (*renewed, *d.gone_sets)]
+    lines += [f"delete {_noun(have, name)} {want.name} {name}" for name in (*renewed, *d.gone_sets)]
     lines += [
-        f"add {_noun(want, name)} {TABLE} {name} {want.shapes[name].declaration}" for name in d.sets
+        f"add {_noun(want, name)} {want.name} {name} {want.shapes[name].declaration}"
+        for name in d.sets
     ]
     for name in d.chains:
         if name not in have.chains or name in rehooked:
-            lines.append(f"add chain {TABLE} {name}{_hooked(want.chains[name])}")
-    lines += _element_lines("delete", want, {n: dict.fromkeys(k) for n, k in d.removed.items()})
-    lines += _element_lines("add", want, d.added)
+            lines.append(f"add chain {want.name} {name}{_hooked(want.chains[name])}")
+    lines += element_lines("delete", want, {n: dict.fromkeys(k) for n, k in d.removed.items()})
+    lines += element_lines("add", want, d.added)
     lines += [
-        f"add rule {TABLE} {name} {rule.text}"
+        f"add rule {want.name} {name} {rule.text}"
         for name in d.chains
         for rule in want.chains[name].rules
     ]
@@ -301,14 +311,15 @@ def _hooked(chain: Chain) -> str:
     return f" {{ type {kind} hook {hook} priority {priority}; policy {policy}; }}"
 
 
-def _element_lines(
+def element_lines(
     verb: str, want: Table, changed: Mapping[str, Mapping[Key, Element | None]]
 ) -> Iterable[str]:
+    """The lines that add elements to the sets of a table, or delete them."""
     for name, elements in changed.items():
         if elements:
             shape = want.shapes[name]
             texts = ",\n".join(element_text(shape, key, one) for key, one in elements.items())
-            yield f"{verb} element {TABLE} {name} {{ {texts} }}"
+            yield f"{verb} element {want.name} {name} {{ {texts} }}"
 
 
 def differences(want: Table, have: Table) -> list[str]:
@@ -316,11 +327,11 @@ def differences(want: Table, have: Table) -> list[str]:
     if not script(want, have):
         return []
     if not have.present:
-        return [f"table {TABLE}: missing"]
+        return [f"table {want.name}: missing"]
     if not want.chains:
-        return [f"table {TABLE}: no longer wanted"]
+        return [f"table {want.name}: no longer wanted"]
     if have.dormant:
-        return [f"table {TABLE}: dormant"]
+        return [f"table {want.name}: dormant"]
     d = difference(want, have)
     lines = []
     for name in want.shapes:

@@ -164,6 +164,7 @@ class MakeContainer(Operation, frozen=True, kw_only=True):
         lines = [shlex.join(["ip", "netns", "add", member.netns])]
         lines.append(self._ip("link", "set", "lo", "alias", container_alias(member.name)))
         lines.append(self._ip("link", "set", "lo", "up"))
+        lines += [self._sysctl(*member.manner)] if member.manner is not None else []
         for endpoint in member.endpoints:
             lines += _endpoint_commands(self, endpoint)
         lines += [self._ip(*route_words("add", r)) for r in member.routes]

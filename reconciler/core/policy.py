@@ -94,6 +94,16 @@ def taken(
                     break
 
 
+class Sender(NamedTuple):
+    """A port of a bridge of ours, and the addresses that may be sent from behind it."""
+
+    network: str
+    container: str
+    link: str
+    """The host's end."""
+    addresses: tuple[Address, ...]
+
+
 class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How packets may enter and leave one network."""
 
@@ -134,6 +144,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     kept_ports: frozenset[str] = frozenset()
     """Containers that are held back, or whose declaration is unreadable and not remembered: their
     published ports in the kernel stay as they are."""
+    senders: tuple[Sender, ...] = ()
+    """Whose addresses are checked."""
+    kept_senders: frozenset[str] = frozenset()
+    """Containers that are held back or not readable: what they may send from stays as it is."""
     kept: frozenset[str] = frozenset()
     """Networks whose declaration is unreadable and not remembered: their rules in the kernel stay
     as they are, in their place."""

@@ -77,6 +77,13 @@ class Routed(msgspec.Struct, frozen=True, kw_only=True):
         return f"network/{self.network}"
 
 
+def _manner(link: str, ipv6: str) -> tuple[str, str] | None:
+    if not ipv6:
+        return None
+    key, value = ("disable_ipv6", "1") if ipv6 == OFF else ("accept_ra", "0")
+    return f"net/ipv6/conf/{link}/{key}", value
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A veth pair: the host's end in a bridge or by itself, the inner end in the container."""
 
@@ -106,10 +113,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def manner(self) -> tuple[str, str] | None:
         """The sysctl of the inner end that says so, and its value."""
-        if not self.ipv6:
-            return None
-        key, value = ("disable_ipv6", "1") if self.ipv6 == OFF else ("accept_ra", "0")
-        return f"net/ipv6/conf/{self.name}/{key}", value
+        return _manner(self.name, self.ipv6)
 
     @property
     def told(self) -> frozenset[bytes]:
@@ -146,6 +150,15 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     def object(self) -> str:
         """Its name in reports."""
         return f"container/{self.name}"
+
+    @property
+    def manner(self) -> tuple[str, str] | None:
+        """The sysctl of a fresh namespace that makes all interfaces treat IPv6 as they are to, and its
+        value; None: each is told by itself."""
+        said = {endpoint.ipv6 for endpoint in self.endpoints}
+        found = _manner("default", said.pop()) if len(said) == 1 else None
+        declared = {name.replace(".", "/") for name, _ in self.sysctls}
+        return None if found is None or found[0] in declared else found
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):

@@ -127,6 +127,8 @@ class Kernel(Removals):
         batch.link(1, inside=True, up=True, alias=container_alias(member.name))
         for name, value in member.sysctls:
             batch.sysctl(name, value, inside=True)
+        if member.manner is not None:
+            batch.sysctl(*member.manner, inside=True, if_there=True)
         numbers = {}
         for position, endpoint in enumerate(member.endpoints):
             index = self._take_index()
@@ -134,7 +136,7 @@ class Kernel(Removals):
             numbers[endpoint.name] = index
             self._veth(batch, endpoint, index, INNER + position)
         links = {e.name: INNER + position for position, e in enumerate(member.endpoints)}
-        for endpoint in member.endpoints:
+        for endpoint in member.endpoints if member.manner is None else ():
             # All at once: each other step between two would be a message to wait for.
             steps.quiet(batch, endpoint, ipv6=self.ipv6)
         for endpoint in member.endpoints:

@@ -13,6 +13,7 @@ MEMORY = 32 << 20
 """Bytes of the kernel's memory for what was not read yet; more is lost, and everything looked at."""
 EVENT = struct.Struct("=iiHBB16s16s")
 
+BRIDGE = 7  # AF_BRIDGE
 HOST = -1
 """The namespace id that stands for our own."""
 NEW_LINK, DEL_LINK = 16, 17
@@ -40,6 +41,11 @@ class Event(NamedTuple):
     def name(self) -> str:
         """The link's, where it is about one."""
         return self.raw_name.rstrip(b"\0").decode("utf-8", "replace")
+
+    @property
+    def mac(self) -> bytes:
+        """What a bridge's table says about the port `index`; empty: it is about something else."""
+        return self.raw_address[:6] if self.family == BRIDGE else b""
 
     @property
     def address(self) -> tuple[int, int]:

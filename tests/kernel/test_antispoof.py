@@ -6,7 +6,8 @@ import struct
 
 import pytest
 
-from tests.support.host import PrivateHost
+from tests.kernel.test_part import kinds
+from tests.support.host import PrivateHost, wait_for
 from tests.support.talk import inside
 
 DEFINITION = """
@@ -49,18 +50,18 @@ def arrives(host: PrivateHost, sender: str, frame: bytes, receiver: str) -> bool
         ear.bind(("eth0", 3))
         mouth.bind(("eth0", 0))
         ear.settimeout(PATIENCE_S)
-        mouth.send(frame + b"forged")
+        mouth.send(frame)
         mouth.send(honest + b"honest")
         came = False
         while True:
             found = ear.recv(2048)
-            came = came or found.startswith(frame + b"forged")
+            came = came or found.startswith(frame)
             if found.startswith(honest + b"honest"):
                 return came
 
 
 def frame(target: bytes, source: bytes) -> bytes:
-    return target + source + struct.pack("!H", MINE)
+    return target + source + struct.pack("!H", MINE) + b"forged"
 
 
 def table(host: PrivateHost, container: str) -> list[str]:
@@ -229,6 +230,18 @@ def test_a_container_of_an_ipv4_network_has_no_ipv6(bare: PrivateHost) -> None:
     assert six(bare, "plain") == []
 
 
+def test_links_of_a_workload_follow_or_do_as_is_said(bare: PrivateHost) -> None:
+    said = "sysctls: {net.ipv6.conf.default.disable_ipv6: 0}"
+    bare.write("a.yaml", DEFINITION + f"  vpn: {{interfaces: four, {said}}}\n")
+    assert bare.reconcile().report["converged"] and bare.reconcile().changes == []
+    for name, has in (("plain", False), ("vpn", True), ("two", True)):
+        assert six(bare, name) == []
+        bare.run("ip", "-n", name, "link", "add", "own", "type", "bridge")
+        run = bare.run("ip", "-n", name, "addr", "add", "fd00:77::1/64", "dev", "own", check=False)
+        assert (run.code == 0) == has, name
+    assert bare.reconcile().changes == []
+
+
 def test_ipv6_comes_and_goes_with_the_network(bare: PrivateHost) -> None:
     bare.write("a.yaml", DEFINITION)
     bare.reconcile()
@@ -270,3 +283,28 @@ def test_what_cannot_be_is_refused(
     )
     result = bare.reconcile(check=False)
     assert result.code == 2 and said in result.report["rejected"][0]["message"]
+
+
+def test_the_daemon_hears_what_bridges_are_told(bare: PrivateHost) -> None:
+    bare.write("a.yaml", DEFINITION)
+    with bare.daemon("--resync", "3600", "--metrics", str(bare.dir / "m.sock")) as daemon:
+        own = bare.link("eth0", "liar")["address"]
+        port = bare.host_end("liar", "eth0")["ifname"]
+        before = kinds(bare)
+        for script in (
+            f"bridge fdb del {own} dev {port} master",
+            f"bridge fdb add 02:00:00:00:66:03 dev {port} master static sticky",
+            f"bridge fdb replace {own} dev {bare.host_end('mate', 'eth0')['ifname']} master static sticky",
+        ):
+            bare.sh(script)
+            wait_for(lambda: table(bare, "liar") == [own], what=daemon.log)
+            assert bare.ping("liar", "10.60.0.12")
+        # Traffic, and what an administrator adds, are nothing to it.
+        between = kinds(bare)
+        assert between["full"] == before["full"] and between["part"] >= before["part"] + 3
+        bare.sh(f"bridge fdb add 02:00:00:00:66:04 dev {port} master static")
+        for name in ("wild", "loose", "mate"):
+            assert bare.ping(name, str(bare.addresses("eth0", name)[0]).partition("/")[0])
+        bare.sh(f"bridge fdb del {own} dev {port} master")
+        wait_for(lambda: own in table(bare, "liar"), what=daemon.log)
+        assert kinds(bare)["part"] <= between["part"] + 2, daemon.log

@@ -68,10 +68,12 @@ class Seen:
     def __init__(self, host: PrivateHost, members: Iterable[Member]) -> None:
         self.host = host
         out = host.sh(
-            "ip -j -d link; ip -j addr; ip -j -d neigh show nud all; "
+            "ip -j -d link; ip -j addr; bridge -j fdb show; ip -j -d neigh show nud all; "
             "ip -j -d -N -4 route show table all; ip -j -d -N -6 route show table all"
         ).out.splitlines()
-        self.links, addresses, self.neighbours, four, six = (json.loads(line) for line in out)
+        self.links, addresses, self.table, self.neighbours, four, six = (
+            json.loads(line) for line in out
+        )
         self.routes = four + six
         self.host_addresses = {link["ifname"]: _global(link) for link in addresses}
         self.files = set(host.run("ls", "/run/netns").out.split())
@@ -196,7 +198,7 @@ class Oracle:
                 carried = seen.host_addresses.get(net.name, set())
                 yield from self._differ(f"addresses of {net.name}", gateways, carried)
         yield from self._differ("addresses of lo", on_lo, seen.host_addresses["lo"])
-        neighbours, routes = [], []
+        neighbours, routes, told = [], [], set()
         for member in members:
             links = seen.spaces.get(member.name, {"links": {}})["links"]
             ends = {name: end_name(member, name, port) for name, port in member.ports}
@@ -206,6 +208,13 @@ class Oracle:
                 neighbours.append((address, ends[name] if routed else network, mac))
                 if routed:
                     routes.append((address, ends[name]))
+                else:
+                    told.add((ends[name], mac))
+        yield from self._differ(
+            "what bridges are told",
+            told,
+            [(r["ifname"], r["mac"]) for r in seen.table if "sticky" in r.get("flags", ())],
+        )
         yield from self._differ(
             "neighbours",
             neighbours,

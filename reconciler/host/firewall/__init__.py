@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from reconciler.core.errors import UsageError
-from reconciler.core.policy import Lead, Policy
+from reconciler.core.policy import Lead, Policy, Sender
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +23,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     ports: dict[str, tuple[Lead, ...]]
     """`NETWORK/CONTAINER` → the published ports that lead there now."""
     notes: tuple[str, ...]
+    senders: frozenset[str] = frozenset()
+    """Containers whose addresses are checked now."""
 
 
 class Backend(Protocol):
@@ -38,6 +40,9 @@ class Backend(Protocol):
 
     def replace(self, policy: Policy) -> tuple[str, ...]:
         """Make the kernel match, one commit a table, none where nothing differs; notes on it."""
+
+    def admit(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
+        """Let these send, at once: all of `policy` stands but for them. Raises FirewallError."""
 
     def remove(self) -> None:
         """Take all that is runcnet's away, but not what the administrator wrote."""

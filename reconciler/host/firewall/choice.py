@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from reconciler.core import xtables
-from reconciler.core.policy import Policy
+from reconciler.core.policy import Policy, Sender
 from reconciler.host.firewall import Backend, Seen, foreign, iptables, probe
 from reconciler.host.firewall.beside import Beside
 from reconciler.host.firewall.iptables import Iptables
@@ -42,6 +42,8 @@ class Chosen:
         self.name = asked
         self._iptables = Iptables()
         self._beside = Beside()
+        self._chosen: Backend | None = None
+        """By the last look."""
 
     @cached_property
     def _nftables(self) -> Backend:
@@ -62,6 +64,7 @@ class Chosen:
     def look(self, policy: Policy) -> Seen:
         """Compare the kernel with the policy; see `Backend`."""
         d = self._decide(policy)
+        self._chosen = d.chosen
         seen = d.chosen.look(policy)
         # Told as the policy tells them, where it does.
         ports = d.other.look(policy).ports if d.other is not None and d.left.ports else {}
@@ -75,6 +78,7 @@ class Chosen:
             guards=seen.guards | d.left.guards,
             ports={**ports, **seen.ports},
             notes=(*seen.notes, *d.left.notes),
+            senders=seen.senders | d.left.senders,
         )
 
     def differences(self, policy: Policy) -> tuple[str, ...]:
@@ -97,6 +101,11 @@ class Chosen:
                 notes.append(f"the rules have moved from {d.other.name} to {d.chosen.name}")
         self._beside.replace(policy)
         return tuple(notes)
+
+    def admit(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
+        """See `Backend`."""
+        if self._chosen is not None:
+            self._chosen.admit(policy, senders)
 
     def remove(self) -> None:
         """Take all of ours away, wherever it is; see `Backend`."""
@@ -121,6 +130,7 @@ class Chosen:
         d = self._decide(policy)
         lines = [f"the firewall is {d.chosen.name}: {d.why}"]
         lines += _mixture(d.chosen.name)
+        lines += d.chosen.told(policy)[1:]
         helped = iptables.dropping() if d.chosen.name == "nftables" else frozenset()
         if policy.networks:
             lines += [_helped("iptables-legacy", version) for version in sorted(helped)]

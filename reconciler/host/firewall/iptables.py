@@ -16,10 +16,13 @@ import msgspec
 import reconciler
 from reconciler.core import chains, xtables
 from reconciler.core.errors import FirewallError
-from reconciler.core.policy import Lead, Policy
+from reconciler.core.policy import Lead, Policy, Sender
 from reconciler.host.firewall import Seen, foreign, kernel
 
 LOCK_TIMEOUT_S = 10.0
+UNCHECKED = (
+    "antispoof: on bridges MACs are checked, and addresses are not (that takes --firewall nftables)"
+)
 BRIDGE_SYSCTL = {
     4: "/proc/sys/net/bridge/bridge-nf-call-iptables",
     6: "/proc/sys/net/bridge/bridge-nf-call-ip6tables",
@@ -216,9 +219,13 @@ class Iptables:
         """Base chains of others that drop; see `Backend`."""
         return foreign.warnings(policy)
 
+    def admit(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
+        """Nothing: what members of bridges send from is not checked; see `Backend`."""
+
     def told(self, policy: Policy) -> tuple[str, ...]:
-        """Nothing beyond its name; see `Backend`."""
-        return (f"the firewall is {self.name}",)
+        """Its name, and what it cannot do; see `Backend`."""
+        lines = [f"the firewall is {self.name}"]
+        return (*lines, UNCHECKED) if policy.senders else tuple(lines)
 
     def commit(self, policy: Policy) -> Answer:
         """Have workers edit what differs, one for each IP version; none where nothing does."""

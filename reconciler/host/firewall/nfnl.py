@@ -28,7 +28,7 @@ LIST_TABLE, LIST_SET, LIST_ELEMENTS = 1, 2, 3
 ELEM_KEY, ELEM_DATA, ELEM_FLAGS, ELEM_USERDATA, ELEM_KEY_END = 1, 2, 3, 6, 10
 INTERVAL_END = 1
 DATA_VERDICT, VERDICT_CODE = 2, 1
-INET = 1
+INET, BRIDGE = 1, 7
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 VERDICTS = {0: "drop", 1: "accept"}
 DUMPS = 5
@@ -92,10 +92,10 @@ def generation() -> int:
     return be32(attributes(answer[20:]).get(1)) or 0
 
 
-def remove_table(name: str) -> None:
-    """Remove a table of the inet family with all that is in it. Raises FirewallError."""
+def remove_table(name: str, family: int = INET) -> None:
+    """Remove a table with all that is in it. Raises FirewallError."""
     batch = struct.pack("!BBH", 0, 0, NFNL_SUBSYS_NFTABLES)
-    body = struct.pack("=BBH", INET, 0, 0) + attribute(TABLE_NAME, name.encode() + b"\0")
+    body = struct.pack("=BBH", family, 0, 0) + attribute(TABLE_NAME, name.encode() + b"\0")
     message = b"".join(
         struct.pack("=IHHII", 16 + len(payload), kind, flags, number, 0) + payload
         for number, (kind, flags, payload) in enumerate(
@@ -111,7 +111,7 @@ def remove_table(name: str) -> None:
         number = -struct.unpack_from("=i", sock.recv(1 << 16), 16)[0]
     if number not in (0, errno.ENOENT):
         raise FirewallError(
-            f"firewall: remove the table inet {name}: {errno.errorcode.get(number, number)}: "
+            f"firewall: remove the table {name}: {errno.errorcode.get(number, number)}: "
             f"{os.strerror(number)}"
         )
 
@@ -124,10 +124,10 @@ def tables() -> dict[tuple[int, str], int]:
     }
 
 
-def sets(table: str) -> list[str]:
+def sets(table: str, family: int = INET) -> list[str]:
     """The names of a table's sets and maps."""
     body = attribute(SET_TABLE, table.encode() + b"\0")
-    return [text(found[SET_NAME]) for _, found in dump(GETSET, body, INET)]
+    return [text(found[SET_NAME]) for _, found in dump(GETSET, body, family)]
 
 
 class Structure(NamedTuple):
@@ -138,13 +138,13 @@ class Structure(NamedTuple):
     sets: list[dict[int, bytes]]
 
 
-def structure(table: str) -> Structure:
-    """That of a table of the inet family."""
+def structure(table: str, family: int = INET) -> Structure:
+    """That of a table."""
     name = table.encode() + b"\0"
     return Structure(
-        [found for family, found in dump(GETCHAIN, b"", INET) if found[CHAIN_TABLE] == name],
-        [found for _, found in dump(GETRULE, attribute(RULE_TABLE, name), INET)],
-        [found for _, found in dump(GETSET, attribute(SET_TABLE, name), INET)],
+        [found for _, found in dump(GETCHAIN, b"", family) if found[CHAIN_TABLE] == name],
+        [found for _, found in dump(GETRULE, attribute(RULE_TABLE, name), family)],
+        [found for _, found in dump(GETSET, attribute(SET_TABLE, name), family)],
     )
 
 
@@ -193,14 +193,14 @@ def text(data: bytes) -> str:
 # -- elements -----------------------------------------------------------------------------------
 
 
-def elements(table: str, name: str, shape: Shape) -> dict[Key, Element]:
-    """The elements of a set or a map of the inet family, which is declared like that."""
+def elements(table: str, name: str, shape: Shape, family: int = INET) -> dict[Key, Element]:
+    """The elements of a set or a map of a table, which is declared like that."""
     body = attribute(LIST_TABLE, table.encode() + b"\0") + attribute(
         LIST_SET, name.encode() + b"\0"
     )
     raw = [
         one
-        for _, answer in dump(GETSETELEM, body, INET)
+        for _, answer in dump(GETSETELEM, body, family)
         for _, one in _listed(answer.get(LIST_ELEMENTS, b""))
     ]
     if shape.interval and len(shape.key) == 1:
@@ -251,7 +251,7 @@ def _intervals(raw: list[dict[int, bytes]], shape: Shape) -> dict[Key, Element]:
     return found
 
 
-_WIDTH = {"ifname": 16, "devgroup": 4, "ipv4_addr": 4, "ipv6_addr": 16, "inet_proto": 1,
+_WIDTH = {"ifname": 16, "devgroup": 4, "ipv4_addr": 4, "ipv6_addr": 16, "integer": 16, "inet_proto": 1,
           "inet_service": 2}  # fmt: skip
 
 

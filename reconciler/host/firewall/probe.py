@@ -23,9 +23,9 @@ def lacks() -> str:
     return "this kernel has no nftables" if nfnl.generation() < 0 else ""
 
 
-def present() -> bool:
+def present(family: int = nfnl.INET) -> bool:
     """Whether there is a table of our name; asks the kernel alone."""
-    return (nfnl.INET, NAME) in nfnl.tables()
+    return (family, NAME) in nfnl.tables()
 
 
 def stands() -> bool:
