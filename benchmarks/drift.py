@@ -5,6 +5,7 @@ listens. The time runs from the notification that something is broken to the las
 what makes it whole again. Between two trials the daemon comes to rest.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -250,8 +251,12 @@ class Bench:
                 before, since = now, time.monotonic()
 
     def _on_core(self) -> int:
-        """Nanoseconds that its main thread was on a core."""
-        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0])
+        """Nanoseconds that its threads were on a core."""
+        spent = 0
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                spent += int((task / "schedstat").read_text().split()[0])
+        return spent
 
     def trial(self, kind: str) -> float | None:
         """Seconds from the change to the repair; None: not within PATIENCE_S."""

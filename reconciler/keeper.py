@@ -30,6 +30,8 @@ from reconciler.world import World
 
 FELLOWS_S = 0.2
 """How long hosts files of fellow members may lag behind: each change rewrites all of a network's."""
+CROWD = 16
+"""More objects than these are looked at after the networks among them."""
 FREED_S = 0.2
 """How long after a container's removal its leases are looked at: the kernel reaps in its own time."""
 
@@ -155,7 +157,8 @@ class Keeper:
                 self._mend()
             if some and self.world is not None:
                 try:
-                    self._part(some)
+                    for names in _in_turn(some):
+                        self._part(names)
                 except Widen:
                     # It is not done yet, and all of it is left to a look at everything.
                     self._looked_at(some)
@@ -395,3 +398,12 @@ class Keeper:
             seen = dict(zip(names, values or (), strict=False))
             if any(seen.get(key) != value for key, value in spots[name].sysctls):
                 self.agenda.mark([f"container/{name}"], now)
+
+
+def _in_turn(names: frozenset[str]) -> list[frozenset[str]]:
+    """What is looked at together. A bridge that loses its address loses its neighbours, too: it does
+    not wait until the containers behind them have been looked at, which may be hundreds."""
+    networks = frozenset(name for name in names if name.startswith("network/"))
+    if networks and len(names) > CROWD:
+        return [networks, names - networks]
+    return [names]

@@ -105,10 +105,14 @@ class Standing:
 
         coming = deque(sorted(fresh, key=place))
         merged: dict[str, Container] = {}
+        file = ""
         for name, container in self.loaded.spec.containers.items():
-            while coming and place(coming[0]) < place(container):
-                earlier = coming.popleft()
-                merged[earlier.name] = earlier
+            # All of a file stand together, and what comes is of other files than what stays.
+            if coming and container.place.file != file:
+                file = container.place.file
+                while coming and place(coming[0]) < place(container):
+                    earlier = coming.popleft()
+                    merged[earlier.name] = earlier
             if name not in gone:
                 merged[name] = container
         merged.update((container.name, container) for container in coming)

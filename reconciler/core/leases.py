@@ -82,9 +82,11 @@ class _Pool:
         return self.usable(value) and any(r.first <= value <= r.last for r in self.ranges)
 
     def _never_used(self) -> Iterator[int]:
+        taken, freed = self.taken, self.freed
         for r in self.ranges:
             for value in range(r.first, r.last + 1):
-                if value not in self.freed and self.usable(value):
+                # Thousands may be taken: that is asked first, for it costs least.
+                if value not in taken and value not in freed and self.usable(value):
                     yield value
 
     def take(self) -> int | None:
@@ -211,6 +213,8 @@ class _Assigner:
     ) -> dict[Key, str]:
         """Leases that give way to a declared address, with the reason; or the declaration is refused."""
         leaving: dict[Key, str] = {}
+        if not explicit:
+            return leaving
         # Whoever is no longer declared may carry an address that it declared: no lease says so.
         others = {k: a for k, a in self.standing.items() if k.container not in self.spec.containers}
         holders = {(k.network, a): k for k, a in {**others, **self.book.held, **known}.items()}
@@ -248,15 +252,18 @@ class _Assigner:
             if pool is not None:
                 pool.taken.add(address.value)
         self.staying: dict[Key, Address] = {}
-        for key, address in {**self.standing, **self.book.held}.items():
+        pools = {place: pool.taken for place, pool in self.pools.items()}
+        held = {**self.standing, **self.book.held} if self.standing else self.book.held
+        for key, address in held.items():
             if key in self.keys:
                 continue
-            stands = key.container in self.kept or key in self.standing
-            if stands and key.container not in self.spec.containers:
-                pool = self.pools.get((key.network, key.version))
-                if pool is not None:
-                    pool.taken.add(address.value)
-                if (key.network, address) not in explicit:
+            container, network, _, version = key
+            stands = container in self.kept or key in self.standing
+            if stands and container not in self.spec.containers:
+                taken = pools.get((network, version))
+                if taken is not None:
+                    taken.add(address.value)
+                if not explicit or (network, address) not in explicit:
                     self.staying[key] = address
 
     def _give(self, key: Key, pool: _Pool, old: Address | None, reason: str) -> None:
@@ -284,14 +291,18 @@ class _Assigner:
         held = {**self.staying, **self.held}
         freed = dict(self.book.freed)
         serial = self.book.serial
-        in_use = {(key.network, a) for key, a in held.items()}
-        for key, address in self.book.held.items():
-            place = (key.network, address)
-            if place not in in_use:
-                serial += 1
-                freed[place] = serial
-        for place in in_use:
-            freed.pop(place, None)
+        before = self.book.held
+        # Where only new ones have come, nothing is freed.
+        if not before.items() <= held.items():
+            in_use = {(key.network, a) for key, a in held.items()}
+            for key, address in before.items():
+                place = (key.network, address)
+                if place not in in_use:
+                    serial += 1
+                    freed[place] = serial
+        if freed:
+            for key, address in held.items():
+                freed.pop((key.network, address), None)
         return Book(held=held, freed=freed, serial=serial)
 
 

@@ -40,6 +40,8 @@ class Claims:
 
     def release(self, names: Collection[str]) -> None:
         """Let go of all that these containers hold."""
+        if not names:
+            return
         mine = {f"container {name}" for name in names}
         gone = [key for key, who in self._held.items() if who.partition("/")[0] in mine]
         for key in gone:
