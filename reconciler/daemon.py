@@ -41,7 +41,7 @@ PAUSE_S = 1.0
 """How long the loop rests after a turn that was broken off."""
 LOCKED_S = 0.05
 """After so long it is tried again to take a lock that somebody holds."""
-FILES_QUIET_S = 0.003
+FILES_QUIET_S = 0.001
 FILES_PATIENCE_S = 0.1
 """A burst of files is one reading: how long nothing new may come, and how long the first one waits."""
 FIREWALL_PATIENCE_S = 1.0

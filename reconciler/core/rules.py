@@ -54,12 +54,12 @@ class Claims:
         return (value for of, value in self._held if of == "address")  # type: ignore[misc]
 
     def take_ports(self, port: PortForward, holder: str) -> str | None:
-        """Take a run of host ports, or answer with a holder of one of them."""
+        """Take a run of host ports, or answer with who holds one of them."""
         for number in range(port.host_port, port.host_port + abs(port.count)):
             others = self._ports.setdefault((port.protocol, number), [])
             for other, who in others:
                 if _same_address(other.host_ip, port.host_ip):
-                    return f"{who} (port {number}/{port.protocol})"
+                    return f"host port {number}/{port.protocol} is {who}'s"
             others.append((port, holder))
         return None
 
@@ -182,7 +182,8 @@ def container_clashes(
             )
         holder = claims.take_ports(port, me)
         if holder:
-            yield clash(f"the host port of {port} is {holder}'s", "ports", number)
+            text = f"{port}: {holder} already (publish it on another port or address)"
+            yield clash(text, "ports", number)
 
 
 def derived_clashes(claims: Claims, containers: Iterable[Container]) -> Iterator[Clash]:
