@@ -73,7 +73,7 @@ MISTAKES = [
     (NET + "containers:\n  c: {interfaces: n, ports: 22:22:22:22}\n", "is no published port"),
     (NET + "containers:\n  c: {interfaces: n, ports: 0:80}\n", "'0' is no port (1 to 65535)"),
     (NET + "containers:\n  a: {interfaces: n, ports: '80:80'}\n  b: {interfaces: n, ports: '127.0.0.1:80:8'}\n",
-     "f:5:29: containers.b.ports: the host port of 127.0.0.1:80:8 is container a (port 80/tcp)'s"),
+     "f:5:29: containers.b.ports: 127.0.0.1:80:8: host port 80/tcp is container a's already (publish it on another port or address)"),
     (NET + "containers:\n  c: {mode: none, ports: '80:80'}\n", "`ports` makes no sense with mode none"),
     (NET + "containers:\n  c: {mode: host, interfaces: n}\n", "`interfaces` makes no sense with mode host"),
     (NET + "containers:\n  c: {mode: none, sysctls: {kernel.pid_max: 1}}\n", "it must begin with net."),
