@@ -77,13 +77,14 @@ def _drift(share: float) -> Callable[[Groups], float | None]:
 
 
 def growth_of_memory(curve: list[float]) -> float | None:
-    """How many times the early readings the last ones are: three each, by their medians.
+    """How many times the highest of the early readings the last ones are (the median of three).
 
-    The first reading is before any event, the second before each container was touched once.
+    What a pass needs while it works comes and goes: a reading may meet it or not. The first one is
+    before any event.
     """
     if len(curve) < 8:
         return None
-    return statistics.median(curve[-3:]) / statistics.median(curve[2:5])
+    return statistics.median(curve[-3:]) / max(curve[1:5])
 
 
 def _memory(groups: Groups) -> float | None:
