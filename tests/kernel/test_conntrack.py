@@ -13,9 +13,10 @@ import pytest
 
 from reconciler.core.model import Address, parse_address
 from reconciler.host.conntrack import Port
-from tests.kernel.town import ADDRESSES, TOWN, inside, source_seen
+from tests.kernel.town import ADDRESSES, TOWN, source_seen
 from tests.support import need
 from tests.support.host import PrivateHost, wait_for
+from tests.support.talk import inside
 
 DRIVER = """
 import json, sys

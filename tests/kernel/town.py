@@ -5,13 +5,9 @@ red1, red2 --- red0 ---+                   +--- eth0 --- internet
 blue1 -------- blue0 --+                   +--- port0 -- stranger
 """
 
-import ctypes
 import json
-import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -19,6 +15,7 @@ import msgspec
 from reconciler.core.model import parse_subnet
 from reconciler.core.policy import NetworkPolicy, Policy
 from tests.support.host import SERVER, SERVER6, PrivateHost
+from tests.support.talk import inside
 
 CLONE_NEWNET = 0x40000000
 DRIVER = """
@@ -132,21 +129,6 @@ def tables(host: PrivateHost) -> set[str]:
 
 
 # -- packets ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def inside(host: PrivateHost, netns: str) -> Iterator[None]:
-    """Sockets made here belong to one of the host's namespaces, and stay there."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    back = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/proc/{host._holder.pid}/root/run/netns/{netns}", os.O_RDONLY)
-    try:
-        assert libc.setns(there, CLONE_NEWNET) == 0
-        yield
-    finally:
-        assert libc.setns(back, CLONE_NEWNET) == 0
-        os.close(there)
-        os.close(back)
 
 
 def source_seen(host: PrivateHost, client: str, server: str, version: int = 4) -> str | None:
