@@ -1,7 +1,7 @@
 # make demo   the main job in a private host: nothing of this machine is changed
 # make test   lint and all tests          make lint   lint alone
-# make bench  the whole suite, beside a straight C program and other tools (half an hour)
-# make bench-quick  a check of the ratio to the C program (two minutes)
+# make bench  the whole suite, beside a straight C program and other tools (three quarters of an hour)
+# make bench-quick  a check of two ratios to the C program (half a minute)
 
 PACKAGES = runc iproute2 iptables nftables busybox-static gcc libc6-dev python3-venv python3-dev \
 	util-linux iputils-ping procps
