@@ -4,6 +4,7 @@ from collections.abc import Set
 
 from reconciler.core import localnet, ops
 from reconciler.core.observed import Observed
+from reconciler.core.policy import Publication
 from reconciler.core.wanted import Desired
 from reconciler.host import rtnl
 from reconciler.host.machine import boot_id
@@ -23,12 +24,20 @@ class Localnet:
         self._wanted: dict[str, str] = {}
 
     def look(
-        self, desired: Desired, observed: Observed, *, whole: bool, kept: Set[str], going: Set[str]
+        self,
+        desired: Desired,
+        publications: tuple[Publication, ...],
+        observed: Observed,
+        *,
+        whole: bool,
+        kept: Set[str],
+        going: Set[str],
     ) -> None:
-        """Compare; `whole`: all containers are in sight, `kept`: networks whose links stay as they
-        are, `going`: containers whose links go in this pass."""
+        """Compare. `publications`: those that the rules lead on; `whole`: all containers are in sight;
+        `kept`: networks whose links stay as they are; `going`: containers whose links go in this
+        pass."""
         self._fact = f"localnet:{boot_id()}:{observed.host.cookie}"
-        self._wanted = localnet.links(desired)
+        self._wanted = localnet.links(desired, publications)
         self._noted = set((self.store.get(self._fact) or "").split())
         once: set[str] = set()
         if whole:

@@ -136,7 +136,8 @@ class Pass:
             kept = {whose.partition("/")[0] for whose in wall.policy.kept_ports}
             going = {o.object.partition("/")[2] for o in decided.removals if o.action == "remove"}
             kept |= wall.policy.kept
-            local.look(desired, observed, whole=whole, kept=kept, going=going)
+            published = wall.policy.publications
+            local.look(desired, published, observed, whole=whole, kept=kept, going=going)
         return Prospect(
             declared=declared,
             spec=spec,

@@ -8,6 +8,7 @@ only after the rule that drops 127.0.0.0/8 from everybody else, and taken back b
 from collections.abc import Iterable, Mapping
 
 from reconciler.core import ops
+from reconciler.core.policy import Publication
 from reconciler.core.wanted import Desired
 
 
@@ -16,12 +17,16 @@ def sysctl(link: str) -> str:
     return f"net/ipv4/conf/{link}/route_localnet"
 
 
-def links(desired: Desired) -> dict[str, str]:
-    """Link → the container or network that needs it."""
+def links(desired: Desired, publications: Iterable[Publication]) -> dict[str, str]:
+    """Link → the container or network that needs it; for ports that are published, whose rules guard it."""
     found: dict[str, str] = {}
-    for member in desired.members.values():
-        networks = {p.network for p in member.publications if p.looped}
-        for endpoint in member.endpoints if networks else ():
+    looped: dict[str, set[str]] = {}
+    for port in publications:
+        if port.looped:
+            looped.setdefault(port.container, set()).add(port.network)
+    for name, networks in looped.items():
+        member = desired.members[name]
+        for endpoint in member.endpoints:
             if endpoint.network in networks:
                 owner = f"network/{endpoint.network}" if endpoint.bridge else member.object
                 found[endpoint.host_link] = owner

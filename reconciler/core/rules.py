@@ -165,7 +165,10 @@ def container_clashes(
     for number, port in enumerate(container.ports):
         served = networks[container.serving(port).network]
         if served.internal:
-            text = f"ports cannot be published into the internal network {served.name}"
+            text = (
+                f"ports cannot be published into the internal network {served.name} "
+                "(name another network, or drop `internal`)"
+            )
             yield clash(text, "ports", number)
         elif served.external:
             text = (

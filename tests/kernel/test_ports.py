@@ -387,3 +387,10 @@ def test_a_container_that_goes_is_forgotten_by_the_kernel(host: PrivateHost) -> 
     host.reconcile()
     known = host.run("cat", "/proc/net/nf_conntrack").out
     assert "10.1.0.10" not in known and other in known
+
+
+def test_a_bridge_of_somebody_else_lets_no_loopback_in(host: PrivateHost) -> None:
+    host.sh("ip link add red type bridge; ip link set red up")
+    write(host, '"8080:80"')
+    assert host.reconcile(check=False).code == 1
+    assert localnet(host) == "0"
