@@ -27,7 +27,7 @@ from reconciler.wall import Wall
 from reconciler.world import World
 
 GOING = 3
-"""So many containers may always go; whether more may, only a whole pass can judge."""
+"""So many that are no longer declared are looked at; where more are, a look at everything is due."""
 
 
 class Widen(Exception):  # noqa: N818 - no error: it asks for a whole pass
