@@ -11,7 +11,6 @@ programs:
 
 import socket
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 from reconciler.core.model import BITS, Address, Subnet
@@ -62,69 +61,57 @@ class _Entry(NamedTuple):
 
 def decode(version: int, info: bytes, blob: bytes) -> Table:
     """What the two answers say."""
-    layout = LAYOUTS[version]
+    layout, known = LAYOUTS[version], _READ[version]
+    cache, size = layout.cache, layout.size
     _, valid, *numbers = INFO.unpack(info)
-    starts, ends = numbers[:5], numbers[5:10]
-    raws = list(_raws(layout, blob))
-    heads = {starts[hook]: name for hook, name in enumerate(HOOKS) if valid >> hook & 1}
-    tails = {ends[hook]: name for hook, name in enumerate(HOOKS) if valid >> hook & 1}
-    for offset, raw, target in raws:
-        if raw[target + 2 : target + 8] == b"ERROR\0":
-            name, _ = _extension(raw, target)
-            heads[offset + len(raw)] = _text(name[2])
+    heads = {numbers[hook]: name for hook, name in enumerate(HOOKS) if valid >> hook & 1}
+    tails = {numbers[5 + hook]: name for hook, name in enumerate(HOOKS) if valid >> hook & 1}
     chains: dict[str, list[Rule]] = {}
     policies: dict[str, str] = {}
+    verdicts: list[tuple[list[Rule], int, int, int, int]] = []
     current: list[Rule] = []
-    for offset, raw, target in raws:
+    offset, end = 0, len(blob)
+    # Thousands of published ports: one walk, and not an object more than it takes.
+    while offset < end:
+        target, following = _SIZES.unpack_from(blob, offset + cache + 4)
+        after, name = offset + following, offset + target + 2
         if offset in heads:
             current = chains.setdefault(heads[offset], [])
-        if raw[target + 2 : target + 8] == b"ERROR\0":
-            continue
-        rule = _remembered(version, layout, offset, raw, target, heads)
-        if offset in tails:
-            policies[tails[offset]] = rule.target
+        if blob[name : name + 6] == b"ERROR\0":
+            heads[after] = _text(_extension(blob[offset:after], target)[0][2])
+        elif not blob[name]:
+            # A verdict, or a jump: to the place of a chain, which changes with every commit.
+            verdicts.append((current, len(current), offset, after, target))
+            current.append(NO_RULE)
         else:
+            # What changes by itself is left out: the cache, counters, places in the table.
+            key = (
+                blob[offset : offset + cache]
+                + blob[offset + cache + 4 : offset + cache + 8]
+                + blob[offset + size : after]
+            )
+            rule = known.get(key)
+            if rule is None:
+                rule = _rule(version, _entry(layout, offset, blob[offset:after], target), heads)
+                if len(known) >= REMEMBERED:
+                    known.clear()
+                known[key] = rule
             current.append(rule)
-    # A user chain's last entry is the RETURN that the library adds to each.
-    return Table(
-        {n: tuple(rules if n in policies else rules[:-1]) for n, rules in chains.items()}, policies
-    )
+        offset = after
+    # Only now are the places of all chains known.
+    for rules, place, offset, after, target in verdicts:
+        rules[place] = _rule(version, _entry(layout, offset, blob[offset:after], target), heads)
+        if offset in tails:
+            policies[tails[offset]] = rules[place].target
+    # A chain's last entry is its policy, or the RETURN that the library adds to each of a user.
+    return Table({name: tuple(rules[:-1]) for name, rules in chains.items()}, policies)
 
 
-_READ: dict[bytes, Rule] = {}
+NO_RULE = Rule("")
+_READ: dict[int, dict[bytes, Rule]] = {4: {}, 6: {}}
 """What entries said that were read before, by their bytes without counters: a daemon, and whoever
 reads a table twice, meets thousands of published ports again and again."""
 REMEMBERED = 50_000
-
-
-def _remembered(
-    version: int, layout: Layout, offset: int, raw: bytes, target: int, heads: dict[int, str]
-) -> Rule:
-    if not raw[target + 2]:
-        # A verdict, or a jump: to the place of a chain, which changes with every commit.
-        return _rule(version, _entry(layout, offset, raw, target), heads)
-    key = (
-        bytes((version,))
-        + raw[: layout.cache]
-        + raw[layout.cache + 4 : layout.cache + 8]
-        + raw[layout.size :]
-    )
-    rule = _READ.get(key)
-    if rule is None:
-        rule = _rule(version, _entry(layout, offset, raw, target), heads)
-        if len(_READ) >= REMEMBERED:
-            _READ.clear()
-        _READ[key] = rule
-    return rule
-
-
-def _raws(layout: Layout, blob: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Each entry's offset, its bytes, and where its target begins in them."""
-    offset, size = 0, len(blob)
-    while offset < size:
-        target, following = _SIZES.unpack_from(blob, offset + layout.cache + 4)
-        yield offset, blob[offset : offset + following], target
-        offset += following
 
 
 def _entry(layout: Layout, offset: int, raw: bytes, target: int) -> _Entry:

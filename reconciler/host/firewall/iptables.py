@@ -212,14 +212,19 @@ class Iptables:
 
     def commit(self, policy: Policy) -> Committed:
         """Edit what differs, in one commit a table; no process is asked where nothing does."""
-        versions = sorted({s.version for s in self.states(policy) if s.edits})
+        asked: dict[int, list[str]] = {}
+        for s in self.states(policy):
+            if s.edits:
+                asked.setdefault(s.version, []).append(s.table)
         committed: list[str] = []
         created: list[str] = []
         errors: list[str] = []
-        for version in versions:
+        for version, tables in asked.items():
             before = kernel.existing(version)
             try:
-                with standby.locked(version, timeout_s=self.lock_timeout_s) as write:
+                likely = tuple(table for table in tables if table in before)
+                begin = standby.Begin(version, self.lock_timeout_s, likely)
+                with standby.locked(begin) as write:
                     for table in xtables.JUMPS:
                         if self._edit(policy, version, table, write):
                             committed.append(f"{table} (IPv{version})")

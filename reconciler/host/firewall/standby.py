@@ -37,6 +37,8 @@ class Begin(NamedTuple):
 
     version: int
     lock_timeout_s: float
+    tables: tuple[str, ...] = ()
+    """Those that exist and are likely to be edited: they can be opened meanwhile."""
 
 
 class Change(NamedTuple):
@@ -182,19 +184,19 @@ def close(*, busy: bool = False) -> None:
 atexit.register(close)
 
 
-def _begun(version: int, timeout_s: float) -> Worker:
+def _begun(begin: Begin) -> Worker:
     """A worker that holds the lock. Raises FirewallError, and Broken."""
     fresh = _worker is None
     ready()
     assert _worker is not None
     try:
-        _worker.ask(Begin(version, timeout_s))
+        _worker.ask(begin)
     except Broken:
         close()
         if fresh:
             raise
         # It has stood by for long, and somebody has ended it meanwhile: nothing has begun yet.
-        return _begun(version, timeout_s)
+        return _begun(begin)
     return _worker
 
 
@@ -212,11 +214,11 @@ def _cause(error: Broken) -> FirewallError:
 
 
 @contextmanager
-def locked(version: int, *, timeout_s: float) -> Iterator[Callable[[str, Iterable[Edit]], None]]:
+def locked(begin: Begin) -> Iterator[Callable[[str, Iterable[Edit]], None]]:
     """Hold the lock that every iptables program takes; gives what commits edits to a table of that IP
     version. Raises FirewallError, and so does that."""
     try:
-        worker = _begun(version, timeout_s)
+        worker = _begun(begin)
     except FirewallError:
         raise
     except Broken as error:

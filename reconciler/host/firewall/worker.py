@@ -118,11 +118,17 @@ def load() -> Any:
     return iptc
 
 
+def kind_of(iptc: Any, version: int) -> Any:
+    """The library's tables of an IP version."""
+    return iptc.Table if version == 4 else iptc.Table6
+
+
 def commit(iptc: Any, version: int, change: Change) -> None:
     """Edit one table, in one commit."""
-    kind, low = (iptc.Table, iptc.ip4tc.iptc) if version == 4 else (iptc.Table6, iptc.ip6tc.ip6tc)
-    where = f"IPv{version} table {change.table}"
+    kind = kind_of(iptc, version)
+    low = iptc.ip4tc.iptc if version == 4 else iptc.ip6tc.ip6tc
     try:
+        # The library keeps the one that was opened in this turn.
         table = kind(change.table, autocommit=False)
         kind.existing_table_names[change.table] = True
         for edit in change.steps:
@@ -146,7 +152,8 @@ def commit(iptc: Any, version: int, change: Change) -> None:
         kind.existing_table_names[change.table] = False
     except (iptc.IPTCError, iptc.XTablesError) as error:
         raise FirewallError(
-            f"firewall: change {where}: {error} (see `{xtables.PROGRAM[version]}-save`)"
+            f"firewall: change IPv{version} table {change.table}: {error} "
+            f"(see `{xtables.PROGRAM[version]}-save`)"
         ) from error
 
 
@@ -219,11 +226,16 @@ def written_back(rule: xtables.Rule, version: int) -> Any:
     return (ctypes.c_ubyte * len(data)).from_buffer_copy(bytes(data))
 
 
-def turn(iptc: Any, begin: Begin, out: int) -> None:
-    """Hold the lock and do as one is told, until that is enough."""
+def turn(iptc: Any, out: int) -> None:
+    """Hold the lock and do as one is told, until that is enough. Raises EOFError and BrokenPipeError."""
+    begin = receive(0)
+    assert isinstance(begin, Begin)
     try:
         with locked(begin.lock_timeout_s):
             send(out, Answer())
+            for table in begin.tables:  # while the parent reads them once more
+                with contextlib.suppress(iptc.IPTCError):
+                    kind_of(iptc, begin.version)(table, autocommit=False)
             while isinstance(message := receive(0), Change):
                 try:
                     commit(iptc, begin.version, message)
@@ -237,19 +249,24 @@ def turn(iptc: Any, begin: Begin, out: int) -> None:
         send(out, Answer())
 
 
-def forked(iptc: Any, begin: Begin, out: int) -> int:
-    """Have a child serve the turn; how it ended."""
+def forked(iptc: Any, out: int) -> int:
+    """Have a child wait for a turn and serve it; how it ended."""
     pid = os.fork()
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = CRASHED
     try:
-        turn(iptc, begin, out)
+        turn(iptc, out)
+        code = SERVED
     except (EOFError, BrokenPipeError):
-        os._exit(0)  # the parent is gone
+        code = ALONE
     except BaseException:
         traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+    finally:
+        os._exit(code)
+
+
+SERVED, CRASHED, ALONE = 0, 1, 3
 
 
 def main() -> None:
@@ -259,22 +276,19 @@ def main() -> None:
     out = os.dup(1)
     os.dup2(2, 1)
     fcntl.fcntl(2, fcntl.F_SETFL, fcntl.fcntl(2, fcntl.F_GETFL) | os.O_APPEND)
-    iptc, problem = None, ""
     try:
         iptc = load()
     except FirewallError as error:
-        problem = str(error)
+        with contextlib.suppress(EOFError, BrokenPipeError):
+            receive(0)
+            send(out, Answer(str(error)))
+        return  # it may be mended: the next one looks again
     gc.freeze()  # a child copies no page of what is here only to look for garbage
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        while isinstance(begin := receive(0), Begin):
-            if problem:
-                send(out, Answer(problem))
-                return  # it may be mended: the next one looks again
-            ended = forked(iptc, begin, out)
-            if ended:
-                send(out, Answer(str(ended), broken=True))
-                return
-            os.ftruncate(2, 0)
+    while (ended := forked(iptc, out)) == SERVED:
+        os.ftruncate(2, 0)
+    if ended != ALONE:
+        with contextlib.suppress(BrokenPipeError):
+            send(out, Answer(str(ended), broken=True))
 
 
 if __name__ == "__main__":
