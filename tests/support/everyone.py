@@ -2,7 +2,8 @@
 
 Reads lines `NETNS ADDRESS` from stdin. First the host asks each address, then each member one other,
 at random. In rounds of 150; between two, the neighbours that the kernel has learned are dropped: one
-table serves all namespaces, and it holds 1,024 by default, of which others may have some (`keep`: there is nothing learned to drop). Prints the pairs that had no answer.
+table serves all namespaces, it holds 1,024 by default, and others have theirs there (`keep`: there is
+nothing learned to drop). Prints the pairs that had no answer.
 """
 
 import ctypes
