@@ -25,6 +25,7 @@ from reconciler.host.machine import link_number, machine_id
 from reconciler.host.observe import Dumps, adopt, busy_in, dump, dump_part, observe, read_witness
 from reconciler.host.record import Record
 from reconciler.host.store import Store
+from reconciler.hooked import Hooked
 from reconciler.load import Declared, Shelf
 from reconciler.localnet import Localnet
 from reconciler.prospect import Prospect, Settings, absent_sysctls, taking_away
@@ -66,6 +67,7 @@ class Pass:
         self.changing = changing
         self.machine = machine_id()
         self.yielding = False  # see Policy
+        self.hooked = Hooked(store, machine=self.machine)
         self.above = 0
         """Link numbers up to this one are known to be taken."""
         self._ahead: Ahead[Dumps] | None = None
@@ -93,6 +95,8 @@ class Pass:
         observed = self.observe(spec)
         if not self.record.present and self.changing:
             adopt(self.record, observed)
+        if self.hooked.settle(spec, observed):
+            declared, spec = self.read_again()
         busy = busy_in(observed)
         kept = set(observed.containers) | set(declared.loaded.waiting)
         if restless or declared.keep:
@@ -102,14 +106,15 @@ class Pass:
         usable = without(spec, refused, assignment.problems)
         desired = self.desire(usable, assignment.addresses, observed)
         modes = {name: c.mode for name, c in spec.containers.items()}
-        modes |= {name: "network" for name in declared.loaded.waiting if name not in modes}
+        unjudged = {**declared.loaded.waiting, **declared.loaded.orphans}
+        modes |= {name: "network" for name in unjudged if name not in modes}
         scene = Scene(
             declared=modes,
             networks=frozenset(spec.networks),
             busy=busy,
             settled=settled(desired, observed, seals),
             keep=restless or declared.keep,
-            expected=trial.expected(self.store, declared),
+            expected=trial.expected(self.store, declared) | self.hooked.going,
         )
         options = Options(
             max_removals=settings.max_removals,
@@ -118,7 +123,7 @@ class Pass:
         )
         decided = plan(desired, observed, scene, options)
         problems = {name: list(texts) for name, texts in decided.problems.items()}
-        for name, text in {**assignment.problems, **declared.loaded.waiting}.items():
+        for name, text in {**assignment.problems, **unjudged}.items():
             problems.setdefault(f"container/{name}", []).append(text)
         wall = self.wall()
         wall.look(desired, decided, scene, observed)
@@ -172,9 +177,18 @@ class Pass:
         # What namespaces are asked for, the last pass says.
         names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
         self.looking(None)
-        self._ahead = Ahead(partial(dump, self.settings.netns_dir, names, key=self.record.key))
-        declared = self.shelf.read(self.store.memory(), self.store.trials.doubts())
-        return declared, declared.loaded.spec, self.store.book()
+        known = tuple(self.hooked.known.values())
+        self._ahead = Ahead(
+            partial(dump, self.settings.netns_dir, names, key=self.record.key, attached=known)
+        )
+        declared, spec = self.read_again()
+        return declared, spec, self.store.book()
+
+    def read_again(self) -> tuple[Declared, Spec]:
+        """What is declared and attached now."""
+        memory, doubts = self.store.memory(), self.store.trials.doubts()
+        declared = self.shelf.read(memory, doubts, self.hooked.known)
+        return declared, declared.loaded.spec
 
     def assign(
         self,
@@ -220,11 +234,15 @@ class Pass:
         containers = None
         if touched is not None:
             containers = {t.partition("/")[2] for t in touched if t.startswith("container/")}
-        witness = read_witness(self.record, containers)
+        known = self.hooked.known
+        if containers is not None:
+            known = {name: known[name] for name in containers & known.keys()}
+        witness = read_witness(self.record, containers, known)
         expected = [
             c.netns
             for c in spec.containers.values()
             if c.mode in ("network", "none")
+            and not c.hooked
             and (containers is None or c.name in containers)
             # What the record does not know was never made.
             and (not witness.present or c.name in witness.spaces)
@@ -240,10 +258,12 @@ class Pass:
             files = {*(spec.containers[n].netns for n in containers & spec.containers.keys())}
             files |= containers | set(touched.values())
             key = self.record.key
-            dumps = dump_part(netns_dir, names, key=key, files=files, links=links - {0})
+            dumps = dump_part(
+                netns_dir, names, key=key, files=files, links=links - {0}, attached=known.values()
+            )
         elif dumps is None or dumps.sysctls != names:
             self.looking(None)
-            dumps = dump(netns_dir, names, key=self.record.key)
+            dumps = dump(netns_dir, names, key=self.record.key, attached=known.values())
             if self.changing:
                 self.store.put(SYSCTLS_FACT, " ".join(names))
         self.seen = observe(
@@ -283,6 +303,11 @@ class Pass:
             links=prospect.observed.host.links,
             ipv6=prospect.observed.ipv6,
             above=self.above,
+            cookies={
+                seen.source: seen.space.cookie
+                for seen in prospect.observed.containers.values()
+                if seen.space is not None
+            },
             stop=self.stop,
         )
         kernel.finish_removals()

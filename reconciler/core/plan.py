@@ -57,9 +57,14 @@ class _Planner(Networks):
             if self.leaving[member.name]:
                 self._create(member, state)
             return
+        if member.hooked:
+            if seen is None or seen.space is None:
+                self.problem(name, "its namespace cannot be looked into (see /proc)", "missing")
+                return
+            member = msgspec.structs.replace(member, netns=seen.source)
         if seen is not None and seen.space is not None:
             source: list[Operation] = []
-            if not seen.netns:
+            if not seen.netns and not member.hooked:
                 if state is FileState.NAMESPACE or state is FileState.FOREIGN:
                     self._foreign(member)
                     return
@@ -97,7 +102,7 @@ class _Planner(Networks):
         All of these go before any is made, for one may be given another's file.
         """
         seen = self.observed.containers.get(member.name)
-        if seen is None or member.object in self.observed.doubles:
+        if seen is None or member.hooked or member.object in self.observed.doubles:
             return
         if seen.netns and seen.netns != member.netns:
             why = f"its netns file is to be {member.netns}"
@@ -222,6 +227,8 @@ class _Planner(Networks):
             if not self.wanted(name):
                 continue
             mode = self.scene.declared.get(seen.name)
+            if mode is None and seen.hooked and name not in self.scene.expected:
+                continue  # it goes with its namespace, or where a hook or somebody says so
             if name in self.observed.doubles:
                 if mode is None:
                     self.problem(name, self.observed.doubles[name])
