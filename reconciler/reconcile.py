@@ -16,14 +16,14 @@ from reconciler.core.observed import LOOPBACK, Observed
 from reconciler.core.plan import Plan, plan
 from reconciler.core.resolver import Hosts
 from reconciler.core.seal import fresh_seals, settled
-from reconciler.core.standing import standing_addresses, without
+from reconciler.core.standing import renamed_ends, standing_addresses, without
 from reconciler.core.wanted import Desired
 from reconciler.hooked import Hooked
 from reconciler.host import netns
 from reconciler.host.ahead import Ahead
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.machine import link_number, machine_id
-from reconciler.host.observe import Dumps, busy_in, dump, dump_part, observe, read_witness
+from reconciler.host.observe import Dumps, adopt, busy_in, dump, dump_part, observe, read_witness
 from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import Declared, Shelf
@@ -94,7 +94,7 @@ class Pass:
         seals = self.record.seals(self.names)
         observed = self.observe(spec)
         if not self.record.present and self.changing:
-            self.adopt(observed)
+            adopt(self.record, observed)
         if self.hooked.settle(spec, observed):
             declared, spec = self.read_again()
         busy = busy_in(observed)
@@ -284,20 +284,6 @@ class Pass:
         bridges = [n.bridge for name, n in spec.networks.items() if name in near and n.external]
         return {index for bridge in bridges if (index := link_number(bridge))}
 
-    def adopt(self, observed: Observed) -> None:
-        """Begin a lost record anew with what the marks on the objects say."""
-        containers = observed.containers.values()
-        self.record.adopt(
-            {seen.name: seen.space.cookie for seen in containers if seen.space is not None},
-            {
-                end.host.index: (end.network, seen.name, end.name)
-                for seen in containers
-                for end in seen.ends
-            },
-            {network: link.index for network, link in observed.bridges.items()},
-        )
-        self.record.note_gateways({str(a): n for a, n in observed.gateways.items()})
-
     # -- changing ---------------------------------------------------------------------------
 
     def carry_out(self, prospect: Prospect) -> list[Outcome]:
@@ -436,3 +422,4 @@ class Pass:
         ]
         gone = old.keys() - prospect.desired.members.keys()
         self.record.note_seals(fresh_seals(prospect.desired, observed, fine, old), gone)
+        self.record.note_ends(renamed_ends(prospect.desired, observed, fine))

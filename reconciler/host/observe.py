@@ -36,6 +36,21 @@ def read_witness(
     )
 
 
+def adopt(record: Record, observed: Observed) -> None:
+    """Begin a lost record anew with what the marks on the objects say."""
+    containers = observed.containers.values()
+    record.adopt(
+        {seen.name: seen.space.cookie for seen in containers if seen.space is not None},
+        {
+            end.host.index: (end.network, seen.name, end.name)
+            for seen in containers
+            for end in seen.ends
+        },
+        {network: link.index for network, link in observed.bridges.items()},
+    )
+    record.note_gateways({str(a): n for a, n in observed.gateways.items()})
+
+
 class Dumps(NamedTuple):
     """What the kernel answered, nothing sorted yet."""
 
