@@ -66,6 +66,10 @@ class Pass:
         self.changing = changing
         self.machine = machine_id()
         self.yielding = False  # see Policy
+        self.going: frozenset[str] = frozenset()
+        """Objects that somebody has asked to go by name: they go if nobody declares them."""
+        self.forced: frozenset[str] = frozenset()
+        """Containers that go, when they go, also while they are in use."""
         self.above = 0
         """Link numbers up to this one are known to be taken."""
         self._ahead: Ahead[Dumps] | None = None
@@ -77,7 +81,7 @@ class Pass:
         for reads in range(READS):
             result = self.look()
             restless_s = result.declared.restless_s
-            expected = trial.expected(self.store, result.declared)
+            expected = trial.expected(self.store, result.declared) | self.going
             if not restless_s or not taking_away(result.plan) - expected:
                 return result
             if reads == READS - 1:
@@ -109,7 +113,8 @@ class Pass:
             busy=busy,
             settled=settled(desired, observed, seals),
             keep=restless or declared.keep,
-            expected=trial.expected(self.store, declared),
+            expected=trial.expected(self.store, declared) | self.going,
+            forced=self.forced,
         )
         options = Options(
             max_removals=settings.max_removals,

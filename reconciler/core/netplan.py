@@ -46,7 +46,10 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     keep: str = ""
     """Why nothing undeclared may be removed; empty: it may."""
     expected: Collection[str] = frozenset()
-    """Objects of which a trial is taken back: they go whatever `keep` and the options say."""
+    """Objects of which a trial is taken back, or that somebody has asked to go by name: they go
+    whatever `keep` and the options say."""
+    forced: Collection[str] = frozenset()
+    """Containers that go, when they go, also where processes live in them."""
     unfit: Mapping[str, str] = {}
     """Networks that an earlier look at the whole host found unfit, and why: see `Networks.unfit`."""
 

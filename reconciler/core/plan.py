@@ -198,14 +198,15 @@ class _Planner(Networks):
             self.hold(name, keep)
             return False
         pids = self.scene.busy(seen.name)
-        if pids:
+        forced = seen.name in self.scene.forced
+        if pids and not forced:
             self.hold(name, f"{why}, and it is in use by {_pids(pids)}")
             return False
-        self.removals.append(self._removal(seen))
+        self.removals.append(self._removal(seen, forced=forced, in_use=bool(pids)))
         self.freed.add(seen.netns)
         return True
 
-    def _removal(self, seen: SeenContainer) -> ops.RemoveContainer:
+    def _removal(self, seen: SeenContainer, *, forced: bool, in_use: bool) -> ops.RemoveContainer:
         return ops.RemoveContainer(
             object=f"container/{seen.name}",
             netns=seen.netns,
@@ -213,6 +214,8 @@ class _Planner(Networks):
             path=f"{self.observed.netns_dir}/{seen.netns}" if seen.netns else "",
             ends=tuple(end.host.index for end in seen.ends),
             neighbours=tuple(row for end in seen.ends for row in self.view.entries_of(end)),
+            forced=forced,
+            in_use=in_use,
         )
 
     def plan_lost_containers(self) -> Iterator[tuple[str, SeenContainer, str]]:
