@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from reconciler import __version__, commands, sandboxes
+from reconciler import __version__, commands, listing, sandboxes
 from reconciler.options import Parser, common, guarded, need_privileges, period
 from reconciler.sandboxes import FORM
 
@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     status.add_argument("--watch", action="store_true", help="follow live, until Ctrl-C")
     status.add_argument("--interval", type=period, default=1.0, metavar="S",
                         help="seconds between two looks (1)")  # fmt: skip
+    command("ls", listing.run_ls, "each container: address, host end, pid, state, traffic")
     wait = command("wait", commands.run_wait, "wait until containers or networks are ok")
     wait.add_argument("names", nargs="+", metavar="NAME")
     wait.add_argument("--timeout", type=float, default=60.0, metavar="S")
