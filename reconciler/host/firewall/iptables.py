@@ -186,6 +186,13 @@ class Iptables:
         tables = ", ".join(answer.created)
         return (f"the kernel has created its legacy tables {tables}; they stay until it restarts",)
 
+    def stand_by(self, *, wanted: bool) -> None:
+        """Have python-iptables loaded; see `Backend`."""
+        if wanted:
+            standby.ready()
+        else:
+            standby.close()
+
     def remove(self) -> None:
         """Take all of ours away; see `Backend`."""
         self.commit(NOTHING)

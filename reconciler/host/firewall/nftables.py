@@ -90,6 +90,9 @@ class Nftables:
         lines = nftset.element_lines("add", want, nftbridge.elements(senders))
         _nft("admit addresses", "-f", "-", text="\n".join(lines) + "\n")
 
+    def stand_by(self, *, wanted: bool) -> None:
+        """Nothing: it has nothing to load; see `Backend`."""
+
     def remove(self) -> None:
         """Take all of ours away; see `Backend`."""
         if program() is not None:
