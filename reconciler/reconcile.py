@@ -99,7 +99,7 @@ class Pass:
         observed = self.observe(spec)
         if not self.record.present and self.changing:
             adopt(self.record, observed)
-        if self.hooked.settle(spec, observed):
+        if self.hooked.settle(spec, observed, lambda: self.wall().published()):
             declared, spec = self.read_again()
         busy = busy_in(observed)
         kept = set(observed.containers) | set(declared.loaded.waiting)
@@ -207,7 +207,7 @@ class Pass:
         busy: Callable[[str], bool],
     ) -> Assignment:
         """Hand out addresses."""
-        standing = standing_addresses(observed, spec, book)
+        standing = standing_addresses(observed, spec, book, but=self.hooked.gone)
         return assign(spec, book, standing=standing, busy=busy, kept=kept)
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
