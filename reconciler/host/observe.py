@@ -11,6 +11,7 @@ from reconciler.core.observed import FileState, Observed, Witness, observe_owned
 from reconciler.core.rows import Space
 from reconciler.host import netns, procs, rtnl
 from reconciler.host.ahead import Ahead
+from reconciler.host.fresh import Fresh
 from reconciler.host.record import Record
 
 HOST_SYSCTLS = (*FORWARDING.values(), *NEIGHBOURS)
@@ -39,10 +40,18 @@ class Dumps(NamedTuple):
     """The secret of the digests."""
 
 
-def dump(netns_dir: str, sysctls: tuple[str, ...], *, key: bytes) -> Dumps:
-    """Dump the host and every namespace of the netns dir, both at once."""
+def dump(
+    netns_dir: str,
+    sysctls: tuple[str, ...],
+    *,
+    key: bytes,
+    fresh: Fresh | None = None,
+) -> Dumps:
+    """Dump the host and every namespace of the netns dir, both at once; what is in `fresh` has been
+    looked at already."""
     host = Ahead(partial(rtnl.scan_host, sysctls=HOST_SYSCTLS, key=key))
-    files, spaces = netns.read(netns_dir, sysctls, key=key)
+    known = fresh.spaces() if fresh is not None else {}
+    files, spaces = netns.read(netns_dir, sysctls, known=known, key=key)
     return Dumps(host.result(), files, spaces, sysctls, key)
 
 
