@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from reconciler.core.desired import PING_GROUPS
 from reconciler.core.model import Spec
 from reconciler.core.observed import LOOPBACK, Observed
+from reconciler.hooked import Hooked
 from reconciler.host.ahead import Ahead
 from reconciler.host.fresh import Fresh
 from reconciler.host.machine import link_number
@@ -28,6 +29,7 @@ class Looking:
     """Called just before each look, with the objects that are looked at (None: all of the pass)."""
     seen: Observed
     """What the last look has shown."""
+    hooked: Hooked
     _ahead: Ahead[Dumps] | None
     """A look that was begun before it was asked for."""
     _fresh: Fresh | None
@@ -46,11 +48,15 @@ class Looking:
         containers = None
         if touched is not None:
             containers = {t.partition("/")[2] for t in touched if t.startswith("container/")}
-        witness = read_witness(self.record, containers)
+        known = self.hooked.known
+        if containers is not None:
+            known = {name: known[name] for name in containers & known.keys()}
+        witness = read_witness(self.record, containers, known)
         expected = [
             c.netns
             for c in spec.containers.values()
             if c.mode in ("network", "none")
+            and not c.hooked
             and (containers is None or c.name in containers)
             # What the record does not know was never made.
             and (not witness.present or c.name in witness.spaces)
@@ -66,10 +72,14 @@ class Looking:
             files = {*(spec.containers[n].netns for n in containers & spec.containers.keys())}
             files |= containers | set(touched.values())
             key = self.record.key
-            dumps = dump_part(netns_dir, names, key=key, files=files, links=links - {0})
+            dumps = dump_part(
+                netns_dir, names, key=key, files=files, links=links - {0}, attached=known.values()
+            )
         elif dumps is None or dumps.sysctls != names:
             self.looking(None)
-            dumps = dump(netns_dir, names, key=self.record.key, fresh=fresh)
+            dumps = dump(
+                netns_dir, names, key=self.record.key, attached=known.values(), fresh=fresh
+            )
             if self.changing:
                 self.store.put(SYSCTLS_FACT, " ".join(names))
         self.seen = observe(
@@ -85,20 +95,6 @@ class Looking:
         """The bridges of others among these networks, by number."""
         bridges = [n.bridge for name, n in spec.networks.items() if name in near and n.external]
         return {index for bridge in bridges if (index := link_number(bridge))}
-
-    def adopt(self, observed: Observed) -> None:
-        """Begin a lost record anew with what the marks on the objects say."""
-        containers = observed.containers.values()
-        self.record.adopt(
-            {seen.name: seen.space.cookie for seen in containers if seen.space is not None},
-            {
-                end.host.index: (end.network, seen.name, end.name)
-                for seen in containers
-                for end in seen.ends
-            },
-            {network: link.index for network, link in observed.bridges.items()},
-        )
-        self.record.note_gateways({str(a): n for a, n in observed.gateways.items()})
 
 
 def sysctls_of(spec: Spec) -> tuple[str, ...]:

@@ -16,15 +16,16 @@ from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan, plan
 from reconciler.core.resolver import Hosts
 from reconciler.core.seal import fresh_seals, settled
-from reconciler.core.standing import standing_addresses, without
+from reconciler.core.standing import renamed_ends, standing_addresses, without
 from reconciler.core.wanted import Desired
+from reconciler.hooked import Hooked
 from reconciler.host import netns
 from reconciler.host.ahead import Ahead
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.creation import crowded
 from reconciler.host.fresh import Fresh
 from reconciler.host.machine import machine_id
-from reconciler.host.observe import Dumps, busy_in, dump
+from reconciler.host.observe import Dumps, adopt, busy_in, dump
 from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import Declared, Shelf
@@ -70,6 +71,7 @@ class Pass(Looking):
         self.changing = changing
         self.machine = machine_id()
         self.yielding = False  # see Policy
+        self.hooked = Hooked(store, machine=self.machine)
         self.above = 0
         """Link numbers up to this one are known to be taken."""
         self._ahead: Ahead[Dumps] | None = None
@@ -97,24 +99,31 @@ class Pass(Looking):
         seals = self.record.seals(self.names)
         observed = self.observe(spec)
         if not self.record.present and self.changing:
-            self.adopt(observed)
+            adopt(self.record, observed)
+        if self.hooked.settle(spec, observed):
+            declared, spec = self.read_again()
         busy = busy_in(observed)
         kept = set(observed.containers) | set(declared.loaded.waiting)
+        kept |= declared.loaded.orphans.keys()
         if restless or declared.keep:
             kept |= {key.container for key in book.held}
+        kept -= self.hooked.gone.keys()
         assignment = self.assign(spec, book, observed, kept, lambda name: bool(busy(name)))
         refused = assignment.rejections + absent_sysctls(spec)
         usable = without(spec, refused, assignment.problems)
         desired = self.desire(usable, assignment.addresses, observed)
         modes = {name: c.mode for name, c in spec.containers.items()}
-        modes |= {name: "network" for name in declared.loaded.waiting if name not in modes}
+        unjudged = {**declared.loaded.waiting, **declared.loaded.orphans}
+        modes |= {name: "network" for name in unjudged if name not in modes}
         scene = Scene(
             declared=modes,
             networks=frozenset(spec.networks),
             busy=busy,
             settled=settled(desired, observed, seals),
             keep=restless or declared.keep,
-            expected=trial.expected(self.store, declared),
+            expected=trial.expected(self.store, declared) | self.hooked.going,
+            forced=self.hooked.going,
+            freed=self.hooked.freed(book),
         )
         options = Options(
             max_removals=settings.max_removals,
@@ -123,7 +132,7 @@ class Pass(Looking):
         )
         decided = plan(desired, observed, scene, options)
         problems = {name: list(texts) for name, texts in decided.problems.items()}
-        for name, text in {**assignment.problems, **declared.loaded.waiting}.items():
+        for name, text in {**assignment.problems, **unjudged}.items():
             problems.setdefault(f"container/{name}", []).append(text)
         wall = self.wall()
         wall.look(desired, decided, scene, observed)
@@ -137,7 +146,7 @@ class Pass(Looking):
             problems.setdefault(name, []).append(text)
         local = Localnet(self.store)
         if settings.firewall != "none":
-            whole = self.names is None and self.only is None
+            whole = self.names is None and (self.only is None or bool(self.hooked.gone))
             kept = {whose.partition("/")[0] for whose in wall.policy.kept_ports}
             going = {o.object.partition("/")[2] for o in decided.removals if o.action == "remove"}
             kept |= wall.policy.kept
@@ -177,9 +186,18 @@ class Pass(Looking):
         # What namespaces are asked for, the last pass says.
         names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
         self.looking(None)
-        self._ahead = Ahead(partial(dump, self.settings.netns_dir, names, key=self.record.key))
-        declared = self.shelf.read(self.store.memory(), self.store.trials.doubts())
-        return declared, declared.loaded.spec, self.store.book()
+        known = tuple(self.hooked.known.values())
+        self._ahead = Ahead(
+            partial(dump, self.settings.netns_dir, names, key=self.record.key, attached=known)
+        )
+        declared, spec = self.read_again()
+        return declared, spec, self.store.book()
+
+    def read_again(self) -> tuple[Declared, Spec]:
+        """What is declared and attached now."""
+        memory, doubts = self.store.memory(), self.store.trials.doubts()
+        declared = self.shelf.read(memory, doubts, self.hooked.known)
+        return declared, declared.loaded.spec
 
     def assign(
         self,
@@ -233,6 +251,11 @@ class Pass(Looking):
             links=prospect.observed.host.links,
             ipv6=prospect.observed.ipv6,
             above=self.above,
+            cookies={
+                seen.source: seen.space.cookie
+                for seen in prospect.observed.containers.values()
+                if seen.space is not None
+            },
             stop=self.stop,
         )
         kernel.finish_removals()
@@ -350,6 +373,7 @@ class Pass(Looking):
         ]
         gone = old.keys() - prospect.desired.members.keys()
         self.record.note_seals(fresh_seals(prospect.desired, observed, fine, old), gone)
+        self.record.note_ends(renamed_ends(prospect.desired, observed, fine))
 
 
 def _ignore(files: Sequence[str]) -> None:

@@ -243,6 +243,7 @@ def _member(
         place=container.place,
         publications=tuple(_publications(container, endpoints)),
         key=_key(container, endpoints, keys),
+        hooked=container.hooked,
     )
 
 
@@ -271,7 +272,7 @@ def _publications(container: Container, endpoints: list[Endpoint]) -> Iterator[P
 def _key(container: Container, endpoints: list[Endpoint], keys: Mapping[str, str]) -> bytes:
     """What a member is made from: its body, its names, its addresses, and its networks whole."""
     digest = hashlib.blake2b(container.shape, digest_size=16)
-    digest.update(f"\0{container.name}\0{container.netns}".encode())
+    digest.update(f"\0{container.name}\0{container.netns}\0{container.hooked}".encode())
     for endpoint in endpoints:
         digest.update(f"\0{endpoint.addresses}\0{endpoint.mac.hex()}".encode())
         digest.update(keys[endpoint.network].encode())
@@ -351,6 +352,7 @@ def _endpoint(
             gateways=gateways,
             neighbours=neighbours,
             ipv6=_ipv6(network),
+            hooked=container.hooked,
             routes=tuple(
                 DesiredRoute(
                     to=_whole(address).subnet,
@@ -381,4 +383,5 @@ def _endpoint(
         port=_port(container, interface, network),
         neighbours=neighbours,
         ipv6=_ipv6(network),
+        hooked=container.hooked,
     )
