@@ -168,6 +168,15 @@ class Wall:
             with contextlib.suppress(FirewallError):  # it is said where the rules are looked at
                 self.backend.stand_by(wanted=wanted)
 
+    def published(self) -> Mapping[str, tuple[Lead, ...]]:
+        """`NETWORK/CONTAINER` → the published ports that lead there now, as far as that can be read."""
+        if self.backend is None:
+            return {}
+        try:
+            return self.backend.look(Policy()).ports
+        except FirewallError:
+            return {}  # which is said where the rules are compared
+
     def stands(self, *, yielding: bool = False) -> bool:
         """Whether the rules are still as `look` wanted them; asks the kernel, and costs little."""
         if self.backend is None:

@@ -72,6 +72,8 @@ class SetLink(Operation, frozen=True, kw_only=True):
     group: int | None = None
     flush: bool = False
     """What its bridge has learned behind it is forgotten."""
+    snoop: bool = False
+    """A bridge follows multicast groups: what the kernel begins with, and we end with."""
 
     def words(self) -> list[list[Word]]:
         """The words of one `ip link set` after another."""
@@ -96,6 +98,8 @@ class SetLink(Operation, frozen=True, kw_only=True):
             words.append(["alias", self.alias])
         if self.up:
             words.append(["up"])
+        if self.snoop:
+            words.append(["type", "bridge", "mcast_snooping", 1])
         return words
 
     def describe(self) -> str:
