@@ -253,17 +253,23 @@ def test_the_plan_as_commands_publishes_the_same(host: PrivateHost) -> None:
 
 
 def test_a_container_in_use_keeps_its_ports_and_nobody_gets_them(host: PrivateHost) -> None:
-    write(host, '"8080:80"')
+    # The longest names that there may be: no comment of nft has room for them.
+    net, long = "red" + "d" * 61, "web" + "b" * 125
+    member = f"{{netns: web, interfaces: {net}, ports: '8080:80'}}"
+    host.write(
+        "a.yaml",
+        f"networks: {{{net}: {{subnets: 10.1.0.0/24}}}}\ncontainers: {{{long}: {member}}}\n",
+    )
     host.reconcile()
     with host.process("web"):
         other = "interfaces: blue, ports: '8080:80'"
-        host.write("a.yaml", f"networks: {{red: {{subnets: 10.1.0.0/24}}, blue: {{subnets: "
+        host.write("a.yaml", f"networks: {{{net}: {{subnets: 10.1.0.0/24}}, blue: {{subnets: "
                    f"10.2.0.0/24}}}}\ncontainers: {{other: {{{other}}}}}\n")  # fmt: skip
         run = host.reconcile(check=False)
         assert run.code == 1
-        assert [h["object"] for h in run.report["held_back"]] == ["container/web"]
+        assert [h["object"] for h in run.report["held_back"]] == [f"container/{long}"]
         status = host.runcnet("status", "other", "--json", check=False).report
-        assert "8080/tcp still leads to web" in str(status["containers"][0]["problems"])
+        assert f"8080/tcp still leads to {long}," in str(status["containers"][0]["problems"])
         assert reached(host, "internet", (HOST[4], 8080), server="web", port=80)
     assert host.reconcile().report["converged"]
     assert reached(host, "internet", (HOST[4], 8080), server="other", port=80)
