@@ -119,7 +119,7 @@ class Keeper:
         declared = self.shelf.read_again(files, self._books[0].memory)
         names = self.world.differing(declared)
         if names is not None:
-            self.world.declared = declared
+            self.world.declare(declared, names)
             self._unwritten.update(files)
             self._edited |= {name.partition("/")[2] for name in names}
         return names
@@ -284,7 +284,8 @@ class Keeper:
             names = part.only or names
             if taking_away(prospect.plan):
                 raise Widen("what is to be taken away has changed")
-        self._write_books(store, prospect, world.book)
+        self._write_books(store, prospect, part.book)
+        world.ledger.turn(part.book, prospect.assignment.book)
         outcomes = part.settle(prospect)
         world.learn(prospect, part.seen, part.names)
         crowd = self._edited & part.names

@@ -38,6 +38,8 @@ class _Part(NamedTuple):
     made: list[ops.MakeContainer]
     ends: dict[int, tuple[str, str, str]]
     refused: list[Outcome]
+    before: dict[str, int]
+    """What the record said of them."""
 
 
 class Kernel(Removals):
@@ -72,7 +74,6 @@ class Kernel(Removals):
 
         The next batch is packed while the kernel is at work on one.
         """
-        before = self.record.spaces() if creations else {}
         ahead: tuple[_Part, Ahead[list[Result]]] | None = None
         for start in range(0, len(creations), BATCH):
             if self.stop():
@@ -84,12 +85,13 @@ class Kernel(Removals):
             done, results = ahead[0] if ahead else None, ahead[1].result() if ahead else []
             ahead = part, Ahead(part.batch.run)
             if done is not None:
-                yield from self._made(done, results, before)
+                yield from self._made(done, results)
         if ahead is not None:
-            yield from self._made(ahead[0], ahead[1].result(), before)
+            yield from self._made(ahead[0], ahead[1].result())
 
     def _pack(self, creations: Sequence[ops.MakeContainer]) -> "_Part":
-        part = _Part(Batch(), [], {}, [])
+        before = self.record.spaces([op.member.name for op in creations])
+        part = _Part(Batch(), [], {}, [], before)
         for op in creations:
             missing = self._missing_bridge(op.member)
             if missing:
@@ -99,9 +101,8 @@ class Kernel(Removals):
                 part.ends.update(self._container(part.batch, op.member))
         return part
 
-    def _made(
-        self, part: "_Part", results: list[Result], before: Mapping[str, int]
-    ) -> Iterator[Outcome]:
+    def _made(self, part: "_Part", results: list[Result]) -> Iterator[Outcome]:
+        before = part.before
         pairs = list(zip(part.made, results, strict=True))
         self.record.note_spaces(
             {op.member.name: result.cookie for op, result in pairs if not result.failures}
