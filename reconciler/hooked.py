@@ -3,7 +3,8 @@
 import msgspec
 
 from reconciler.core.attached import Attachment, over, rebuilt, unknown
-from reconciler.core.model import Spec
+from reconciler.core.leases import Book
+from reconciler.core.model import Address, Spec
 from reconciler.core.observed import Observed
 from reconciler.host import procs
 from reconciler.host.machine import boot_id
@@ -17,7 +18,7 @@ class Hooked:
         self._store = store
         self._machine = machine
         self.known: dict[str, Attachment] = store.attachments()
-        self.gone: set[str] = set()
+        self.gone: dict[str, Attachment | None] = {}
         """Those that this pass takes away, whatever else may stay."""
 
     @property
@@ -28,8 +29,14 @@ class Hooked:
     def leave(self, name: str) -> None:
         """One is to go."""
         self._store.drop_attachments([name])
-        self.known.pop(name, None)
-        self.gone.add(name)
+        self.gone[name] = self.known.pop(name, None)
+
+    def freed(self, book: Book) -> frozenset[Address]:
+        """The addresses that those had."""
+        if not self.gone:
+            return frozenset()
+        found = {address for key, address in book.held.items() if key.container in self.gone}
+        return frozenset(found.union(*(one.addresses() for one in self.gone.values() if one)))
 
     def settle(self, spec: Spec, observed: Observed) -> bool:
         """Drop those whose namespace is gone, and take those in that a lost state dir no longer knows.

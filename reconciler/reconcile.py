@@ -18,6 +18,7 @@ from reconciler.core.resolver import Hosts
 from reconciler.core.seal import fresh_seals, settled
 from reconciler.core.standing import renamed_ends, standing_addresses, without
 from reconciler.core.wanted import Desired
+from reconciler.hooked import Hooked
 from reconciler.host import netns
 from reconciler.host.ahead import Ahead
 from reconciler.host.apply import Kernel, Outcome
@@ -25,7 +26,6 @@ from reconciler.host.machine import link_number, machine_id
 from reconciler.host.observe import Dumps, adopt, busy_in, dump, dump_part, observe, read_witness
 from reconciler.host.record import Record
 from reconciler.host.store import Store
-from reconciler.hooked import Hooked
 from reconciler.load import Declared, Shelf
 from reconciler.localnet import Localnet
 from reconciler.prospect import Prospect, Settings, absent_sysctls, taking_away
@@ -99,8 +99,10 @@ class Pass:
             declared, spec = self.read_again()
         busy = busy_in(observed)
         kept = set(observed.containers) | set(declared.loaded.waiting)
+        kept |= declared.loaded.orphans.keys()
         if restless or declared.keep:
             kept |= {key.container for key in book.held}
+        kept -= self.hooked.gone.keys()
         assignment = self.assign(spec, book, observed, kept, lambda name: bool(busy(name)))
         refused = assignment.rejections + absent_sysctls(spec)
         usable = without(spec, refused, assignment.problems)
@@ -115,6 +117,8 @@ class Pass:
             settled=settled(desired, observed, seals),
             keep=restless or declared.keep,
             expected=trial.expected(self.store, declared) | self.hooked.going,
+            forced=self.hooked.going,
+            freed=self.hooked.freed(book),
         )
         options = Options(
             max_removals=settings.max_removals,
@@ -137,7 +141,7 @@ class Pass:
             problems.setdefault(name, []).append(text)
         local = Localnet(self.store)
         if settings.firewall != "none":
-            whole = self.names is None and self.only is None
+            whole = self.names is None and (self.only is None or bool(self.hooked.gone))
             kept = {whose.partition("/")[0] for whose in wall.policy.kept_ports}
             going = {o.object.partition("/")[2] for o in decided.removals if o.action == "remove"}
             kept |= wall.policy.kept

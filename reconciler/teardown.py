@@ -76,5 +76,6 @@ def teardown(settings: Settings) -> list[Done]:
                 freed[key.network, address] = serial
             store.save_book(old, Book(held={}, freed=freed, serial=serial))
             store.trials.end()
+            store.drop_attachments(list(store.attachments()))
             store.remember({}, forget=list(store.remembered()))
     return [Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes]

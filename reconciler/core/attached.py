@@ -6,13 +6,14 @@ where its namespace is found (by the processes that live in it; no path holds it
 `poststop`, `teardown` or the end of that namespace takes it away.
 """
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from reconciler.core import names
-from reconciler.core.model import PROTOCOL, Address, Network
+from reconciler.core.model import PROTOCOL, Address, Network, parse_address
 from reconciler.core.observed import Observed, SeenContainer, SeenEnd
 from reconciler.core.rows import RouteRow
 from reconciler.core.tree import Map, Seq, Tree
@@ -55,6 +56,14 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
         """What it declares."""
         return tree(self.name, msgspec.json.decode(self.body))
 
+    def addresses(self) -> Iterator[Address]:
+        """The addresses that it asked for."""
+        for interface in msgspec.json.decode(self.body).get("interfaces", ()):
+            texts = interface.get("addresses", ())
+            for text in [texts] if isinstance(texts, str) else texts:
+                with contextlib.suppress(ValueError):
+                    yield parse_address(text)
+
 
 Attached = Mapping[str, Attachment]
 """By name."""
@@ -91,7 +100,9 @@ def _planted(value: Any) -> Any:
     return value
 
 
-def over(attached: Iterable[Attachment], observed: Observed, boot: str, living: set[str]) -> set[str]:
+def over(
+    attached: Iterable[Attachment], observed: Observed, boot: str, living: set[str]
+) -> set[str]:
     """The attachments whose namespace is gone: no process lives in it.
 
     `living`: those whose process is there, but could not be looked into.

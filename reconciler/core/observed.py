@@ -246,7 +246,9 @@ def _ends(
             pair = found.get(noted[1])
             if not marked and not (pair and _inner(link, pair[2])):
                 continue
-            hook = noted[1] in witness.hooked or (marked and mark is not None and mark[3:] == (True,))
+            hook = noted[1] in witness.hooked or (
+                marked and mark is not None and mark[3:] == (True,)
+            )
             mark = EndpointAlias(*noted, hook)
         elif witness.present:
             continue

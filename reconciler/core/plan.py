@@ -198,19 +198,20 @@ class _Planner(Networks):
     def replace(self, seen: SeenContainer, why: str) -> bool:
         """Take a container away because it is to be another; False where it is held back."""
         name = f"container/{seen.name}"
+        forced = name in self.scene.forced
         keep = self.keeping(name)
-        if keep:
+        if keep and not forced:
             self.hold(name, keep)
             return False
         pids = self.scene.busy(seen.name)
-        if pids:
+        if pids and not forced:
             self.hold(name, f"{why}, and it is in use by {_pids(pids)}")
             return False
-        self.removals.append(self._removal(seen))
+        self.removals.append(self._removal(seen, forced=forced, in_use=bool(pids)))
         self.freed.add(seen.netns)
         return True
 
-    def _removal(self, seen: SeenContainer) -> ops.RemoveContainer:
+    def _removal(self, seen: SeenContainer, *, forced: bool, in_use: bool) -> ops.RemoveContainer:
         return ops.RemoveContainer(
             object=f"container/{seen.name}",
             netns=seen.netns,
@@ -218,6 +219,8 @@ class _Planner(Networks):
             path=f"{self.observed.netns_dir}/{seen.netns}" if seen.netns else "",
             ends=tuple(end.host.index for end in seen.ends),
             neighbours=tuple(row for end in seen.ends for row in self.view.entries_of(end)),
+            forced=forced,
+            in_use=in_use,
         )
 
     def plan_lost_containers(self) -> Iterator[tuple[str, SeenContainer, str]]:
@@ -314,6 +317,8 @@ def plan(
         p.states[op.object] = "differs"
     if options.only is None and not scene.keep:
         p.repairs += p.plan_stray_neighbours()
+    elif scene.freed:
+        p.repairs += p.plan_stray_neighbours(scene.freed)
     return Plan(
         removals=tuple(going + p.removals),
         networks=tuple(p.networks),

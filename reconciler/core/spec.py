@@ -172,7 +172,9 @@ class _Judge:
         missing = [(n, where) for n, where in _referred(raw) if n not in self.networks]
         for network, where in missing:
             if tree.hook:
-                self.orphans[name] = f"network {network}, which a hook attached it to, is not declared"
+                self.orphans[name] = (
+                    f"network {network}, which a hook attached it to, is not declared"
+                )
             elif self.incomplete or standing_in:
                 self.waiting[name] = f"network {network} is not readable at present"
             elif ("networks", network) not in self.homes:
