@@ -210,6 +210,7 @@ class Keeper:
             self.world.learn(prospect, one.seen, names & one.seen.containers.keys() | names)
         self.shelf.stand(prospect.declared.loaded)
         self._rules.learn(prospect.wall, outcomes, time.monotonic())
+        prospect.wall.stand_by(wanted=bool(prospect.wall.policy.publications))
         self.last_whole_s = time.monotonic() - started
         self._close_pass("full", prospect, outcomes, started, scope=None)
 

@@ -100,6 +100,9 @@ class Pass(Looking):
         """As `prospect`, but without waiting; `restless` says why nothing undeclared may be removed."""
         settings = self.settings
         declared, spec, book = self.read()
+        wall = self.wall()
+        if self.changing and declared.news and any(c.ports for c in spec.containers.values()):
+            wall.stand_by(wanted=True)
         seals = self.record.seals(self.names)
         observed = self.observe(spec)
         if not self.record.present and self.changing:
@@ -138,7 +141,6 @@ class Pass(Looking):
         problems = {name: list(texts) for name, texts in decided.problems.items()}
         for name, text in {**assignment.problems, **unjudged}.items():
             problems.setdefault(f"container/{name}", []).append(text)
-        wall = self.wall()
         wall.look(desired, decided, scene, observed)
         if wall.problem:
             problems.setdefault("firewall", []).append(wall.problem)
@@ -247,6 +249,8 @@ class Pass(Looking):
         if not prospect.operations:
             return []
         outcomes += [Outcome(op, None) for op in prospect.moves]
+        if prospect.wall.operation is not None:
+            prospect.wall.stand_by(wanted=True)
         if decided.creations or decided.repairs:
             netns.prepare(self.settings.netns_dir)
         kernel = Kernel(

@@ -1,5 +1,6 @@
 """The firewall's part of a pass: what is asked for, whether it differs, and putting it in place."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Protocol, runtime_checkable
 
@@ -169,6 +170,12 @@ class Wall:
             return self.backend.look(Policy()).ports
         except FirewallError:
             return {}  # which is said where the rules are compared
+
+    def stand_by(self, *, wanted: bool) -> None:
+        """Whether a change of the rules is to be expected: what takes long can begin meanwhile."""
+        if self.backend is not None:
+            with contextlib.suppress(FirewallError):  # it is said where the rules are looked at
+                self.backend.stand_by(wanted=wanted)
 
     def stands(self, *, yielding: bool = False) -> bool:
         """Whether the rules are still as `look` wanted them; asks the kernel, and costs little."""
