@@ -204,15 +204,16 @@ class Wall:
         """
         if self.backend is None:
             return
+        members = list(members)
         found = senders(members, frozenset())
         known = {sender.link: sender for sender in self.policy.senders}
-        new = tuple(one for one in found if known.get(one.link) != one)
-        if not new:
-            return
-        names = {(one.network, one.container) for one in found}
-        rest = [s for s in self.policy.senders if (s.network, s.container) not in names]
+        names = {member.name for member in members}
+        # What they had elsewhere is wanted no more: the next check finds that it still stands.
+        rest = [s for s in self.policy.senders if s.container not in names]
         self.policy = msgspec.structs.replace(self.policy, senders=(*rest, *found))
-        self.backend.admit(self.policy, new)
+        new = tuple(one for one in found if known.get(one.link) != one)
+        if new:
+            self.backend.admit(self.policy, new)
 
     def _asked(self, yielding: bool) -> Policy:
         return msgspec.structs.replace(self.policy, yielding=yielding)
