@@ -7,6 +7,7 @@ outside (internet) --- eth0 [host] --- red (bridge): web, mate
                                    --- closed (internal): shut
 """
 
+import shutil
 import socket
 from collections.abc import Iterator
 
@@ -348,6 +349,17 @@ def test_denied_destinations_and_networks_that_are_let_in(host: PrivateHost) -> 
     write(host)
     host.reconcile()
     assert not host.ping("other", "10.1.0.10")
+    # The file of those who are let in may break while nobody remembers what it said.
+    red = "networks: {red: {subnets: 10.1.0.0/24, allow: blue}}\n"
+    web = "containers: {web: {interfaces: {network: red, addresses: 10.1.0.10}}}\n"
+    blue = "networks: {blue: {subnets: 10.2.0.0/24}}\ncontainers: {other: {interfaces: blue}}\n"
+    host.write("a.yaml", red + web)
+    host.write("b.yaml", blue)
+    assert host.reconcile().report["converged"] and host.ping("other", "10.1.0.10")
+    host.write("b.yaml", blue + "networks: [")
+    shutil.rmtree(host.state)
+    assert host.reconcile(check=False).code == 2
+    assert host.ping("other", "10.1.0.10")
 
 
 def test_a_question_by_udp_finds_the_new_place_at_once(host: PrivateHost) -> None:
