@@ -168,3 +168,21 @@ def callers(host: PrivateHost) -> list[str]:
     return [
         x for x in lines if x.split()[0] == own and ("hook" in x or "runc" in x) and "ps " not in x
     ]
+
+
+def test_a_container_with_a_user_namespace_of_its_own(host: PrivateHost) -> None:
+    need.program("runc")
+    host.write("n.yaml", NETWORK)
+    host.reconcile()
+    bundle = host.hooked(host.bundle("u", "sleep", "600"), "--network", "n")
+    config = json.loads((bundle / "config.json").read_text())
+    config["linux"]["namespaces"].append({"type": "user"})
+    for key in ("uidMappings", "gidMappings"):
+        config["linux"][key] = [{"containerID": 0, "hostID": 100_000, "size": 65_536}]
+    (bundle / "config.json").write_text(json.dumps(config))
+    host.sh(
+        f"chown -R 100000:100000 {bundle}/rootfs; chmod 711 {host.dir} {host.dir}/bundles {bundle}"
+    )
+    with host.container("u", bundle):
+        host.runc("exec", "u", "ping", "-c1", "-W2", SERVER)
+        assert host.reconcile().changes == []
