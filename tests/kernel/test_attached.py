@@ -95,6 +95,11 @@ def test_annotations_say_what_flags_say_and_win(host: PrivateHost, guest: Guest)
         ["10.88.0.77", "fd00:88::2"],
     )
     assert shown(host)["guest"]["ports"] == ["81:80"]
+    assert (
+        "guest" not in host.runcnet("show").out
+        and "10.88.0.77" in host.runcnet("show", "guest").out
+    )
+    assert "10.88.0.77" in host.runcnet("exec", "guest", "--", "ip", "addr", "show", "lan0").out
     assert guest.hook("poststop", state=state).code == 0
     done = guest.hook("createRuntime", "--network", "n", "--no-annotations", state=state)
     assert done.code == 0, done.err
