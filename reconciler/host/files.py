@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 
@@ -49,7 +48,7 @@ def replace_at(
     fd: int, name: str, content: bytes, like: os.stat_result, *, mode: int | None = None
 ) -> None:
     """Put `content` in the place of `name`, with the owner of `like`, and its mode if not `mode`."""
-    temporary = f".{name}.{secrets.token_hex(6)}"
+    temporary = f".{name}.{os.urandom(6).hex()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(temporary, flags, 0o600, dir_fd=fd)
     try:
