@@ -30,6 +30,7 @@ static int ask(int fd, struct rcn_table table, int32_t index, uint32_t sequence)
     uint16_t type = table.type, by_link = 0;
 
     memset(&request, 0, sizeof request);
+    request.body.room[0] = (char)table.family; /* where each of these has it */
     if (type == RTM_GETLINK) {
         struct rtattr mask = {RTA_LENGTH(4), IFLA_EXT_MASK};
         uint32_t value = SKIP_STATS;
@@ -44,7 +45,6 @@ static int ask(int fd, struct rcn_table table, int32_t index, uint32_t sequence)
         size = sizeof(struct fib_rule_hdr);
     } else if (type == RTM_GETNEIGH) {
         size = sizeof(struct ndmsg);
-        request.body.neighbour.ndm_family = table.family;
         by_link = NDA_IFINDEX;
     } else if (type == RTM_GETROUTE) {
         by_link = RTA_OIF;

@@ -72,6 +72,10 @@ class Pass(Looking):
         self.machine = machine_id()
         self.yielding = False  # see Policy
         self.hooked = Hooked(store, machine=self.machine)
+        self.going: frozenset[str] = frozenset()
+        """Objects that somebody has asked to go by name: they go if nobody declares them."""
+        self.forced: frozenset[str] = frozenset()
+        """Containers that go, when they go, also while they are in use."""
         self.above = 0
         """Link numbers up to this one are known to be taken."""
         self._ahead = ahead
@@ -84,7 +88,7 @@ class Pass(Looking):
         for reads in range(READS):
             result = self.look()
             restless_s = result.declared.restless_s
-            expected = trial.expected(self.store, result.declared)
+            expected = trial.expected(self.store, result.declared) | self.going
             if not restless_s or not taking_away(result.plan) - expected:
                 return result
             if reads == READS - 1:
@@ -96,11 +100,14 @@ class Pass(Looking):
         """As `prospect`, but without waiting; `restless` says why nothing undeclared may be removed."""
         settings = self.settings
         declared, spec, book = self.read()
+        wall = self.wall()
+        if self.changing and declared.news and any(c.ports for c in spec.containers.values()):
+            wall.stand_by(wanted=True)
         seals = self.record.seals(self.names)
         observed = self.observe(spec)
         if not self.record.present and self.changing:
             adopt(self.record, observed)
-        if self.hooked.settle(spec, observed):
+        if self.hooked.settle(spec, observed, lambda: self.wall().published()):
             declared, spec = self.read_again()
         busy = busy_in(observed)
         kept = set(observed.containers) | set(declared.loaded.waiting)
@@ -121,8 +128,8 @@ class Pass(Looking):
             busy=busy,
             settled=settled(desired, observed, seals),
             keep=restless or declared.keep,
-            expected=trial.expected(self.store, declared) | self.hooked.going,
-            forced=self.hooked.going,
+            expected=trial.expected(self.store, declared) | self.going | self.hooked.going,
+            forced=self.forced.union(self.hooked.gone),
             freed=self.hooked.freed(book),
         )
         options = Options(
@@ -134,7 +141,6 @@ class Pass(Looking):
         problems = {name: list(texts) for name, texts in decided.problems.items()}
         for name, text in {**assignment.problems, **unjudged}.items():
             problems.setdefault(f"container/{name}", []).append(text)
-        wall = self.wall()
         wall.look(desired, decided, scene, observed)
         if wall.problem:
             problems.setdefault("firewall", []).append(wall.problem)
@@ -204,7 +210,7 @@ class Pass(Looking):
         busy: Callable[[str], bool],
     ) -> Assignment:
         """Hand out addresses."""
-        standing = standing_addresses(observed, spec, book)
+        standing = standing_addresses(observed, spec, book, but=self.hooked.gone)
         return assign(spec, book, standing=standing, busy=busy, kept=kept)
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
@@ -239,6 +245,8 @@ class Pass(Looking):
         if not prospect.operations:
             return []
         outcomes += [Outcome(op, None) for op in prospect.moves]
+        if prospect.wall.operation is not None:
+            prospect.wall.stand_by(wanted=True)
         if decided.creations or decided.repairs:
             netns.prepare(self.settings.netns_dir)
         kernel = Kernel(

@@ -56,7 +56,8 @@ class Creations(Removals):
         The next batch is packed while the kernel is at work on one. `made` is told the files of the
         netns dir that one has brought, while the kernel is at work on the next.
         """
-        before = self.record.spaces() if creations else {}
+        few = [op.member.name for op in creations] if len(creations) <= BATCH else None
+        before = self.record.spaces(few) if creations else {}
         ahead: tuple[_Part, Ahead[list[Result]]] | None = None
         for some in batches(creations):
             if self.stop():
