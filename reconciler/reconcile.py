@@ -266,7 +266,8 @@ class Pass(Looking):
         run(kernel.perform(prospect.local.off))
         prospect.local.forget()
         run(kernel.remove(decided.removals))
-        run(kernel.perform(decided.networks, crowded=crowded(decided.creations)))
+        crowds = crowded(decided.creations)
+        run(kernel.perform(decided.networks, crowded=crowds))
         try:
             guarded = prospect.wall.raise_(
                 prospect.observed, lambda op, error: run([Outcome(op, error)])
@@ -276,7 +277,7 @@ class Pass(Looking):
             else:
                 text = "not set: the firewall, and with it the router guard, is not in place"
                 run(Outcome(op, text) for op in decided.host)
-            if len(decided.creations) > FEW and not self.listening:
+            if crowds and len(decided.creations) > FEW and not self.listening:
                 self._fresh = Fresh(
                     self.settings.netns_dir, sysctls_of(prospect.spec), key=self.record.key
                 )
