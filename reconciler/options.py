@@ -75,7 +75,7 @@ def common() -> Parser:
 
 def settings_of(options: argparse.Namespace) -> Any:
     """The options as the engine wants them."""
-    from reconciler.prospect import Settings
+    from reconciler.settings import Settings
 
     return Settings(
         config_dirs=tuple(options.config_dir or CONFIG_DIRS),
