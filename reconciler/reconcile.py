@@ -8,7 +8,7 @@ from reconciler import trial
 from reconciler.attachment import Attachments
 from reconciler.books import write_down
 from reconciler.core import ops
-from reconciler.core.desired import PING_GROUPS, desired_state
+from reconciler.core.desired import EVERY_GROUP, PING_GROUPS, desired_state
 from reconciler.core.leases import Assignment, Book, Key, assign
 from reconciler.core.model import Address, Spec
 from reconciler.core.netplan import Options, Scene
@@ -18,7 +18,7 @@ from reconciler.core.resolver import Hosts
 from reconciler.core.seal import fresh_seals, settled
 from reconciler.core.standing import standing_addresses, without
 from reconciler.core.wanted import Desired
-from reconciler.host import netns
+from reconciler.host import netns, userns
 from reconciler.host.ahead import Ahead
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.machine import link_number, machine_id
@@ -65,6 +65,7 @@ class Pass:
         self.progress: Callable[[int], None] = lambda count: None
         self.changing = changing
         self.machine = machine_id()
+        self.groups = userns.groups() or EVERY_GROUP
         self.yielding = False  # see Policy
         self.above = 0
         """Link numbers up to this one are known to be taken."""
@@ -170,7 +171,7 @@ class Pass:
     def read(self) -> tuple[Declared, Spec, Book]:
         """What is declared, as far as it is looked at, and the leases; dumping begins meanwhile."""
         # What namespaces are asked for, the last pass says.
-        names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
+        names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS).split())
         self.looking(None)
         self._ahead = Ahead(partial(dump, self.settings.netns_dir, names, key=self.record.key))
         declared = self.shelf.read(self.store.memory(), self.store.trials.doubts())
@@ -190,7 +191,9 @@ class Pass:
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
         """What the kernel is to hold."""
-        return desired_state(spec, addresses, machine=self.machine, host=observed.host)
+        return desired_state(
+            spec, addresses, machine=self.machine, host=observed.host, groups=self.groups
+        )
 
     def wall(self) -> Wall:
         """The firewall's part."""
@@ -210,7 +213,7 @@ class Pass:
 
         `touched`: object → its file of the netns dir, as far as it has one.
         """
-        wanted = {PING_GROUPS[0]}
+        wanted = {PING_GROUPS}
         for container in spec.containers.values():
             wanted.update(name for name, _ in container.sysctls)
         names = tuple(sorted(wanted))

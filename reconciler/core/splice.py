@@ -303,15 +303,25 @@ def splice(
     return content
 
 
-def user_namespace(content: bytes) -> bool:
-    """Whether the container gets a user namespace of its own. Raises SpliceError."""
+def unjoinable(content: bytes) -> bool:
+    """Whether the runtime would fail in a network namespace by path: the container gets a user
+    namespace of its own, and a new /sys, which the kernel mounts only where both belong together.
+    (`runc spec --rootless` binds the host's /sys instead.) Raises SpliceError.
+    """
     scanner = _Scanner(content)
-    linux = scanner.members(_root(scanner), "config.json").get("linux")
-    namespaces = scanner.members(linux, "linux").get("namespaces") if linux else None
-    if namespaces is None:
+    members = scanner.members(_root(scanner), "config.json")
+
+    def holds(owner: _Value, path: str, kind: str) -> bool:
+        for item in scanner.items(owner, path):
+            fields = scanner.members(item, f"an entry of {path}")
+            if "type" in fields and scanner.text(fields["type"]) == kind:
+                return True
         return False
-    for item in scanner.items(namespaces, "linux.namespaces"):
-        fields = scanner.members(item, "an entry of linux.namespaces")
-        if "type" in fields and scanner.text(fields["type"]) == "user":
-            return True
-    return False
+
+    linux = scanner.members(members["linux"], "linux") if "linux" in members else {}
+    return (
+        "namespaces" in linux
+        and holds(linux["namespaces"], "linux.namespaces", "user")
+        and "mounts" in members
+        and holds(members["mounts"], "mounts", "sysfs")
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from reconciler.core.splice import Mount, SpliceError, splice, user_namespace
+from reconciler.core.splice import Mount, SpliceError, splice, unjoinable
 from reconciler.host.files import folder, read_at, replace_at
 
 NAME = "config.json"
@@ -30,10 +30,11 @@ def look(
     except OSError as error:
         return f"{bundle}/{NAME}: {error.strerror} (a plain file is needed, no link)"
     try:
-        if mode != "host" and user_namespace(content):
+        if mode != "host" and unjoinable(content):
             return (
                 f"{bundle} has a user namespace of its own, in which runc cannot mount /sys for a "
-                "network namespace that is not its own (use mode: host, or drop the user namespace)"
+                "network namespace that is not its own (bind the host's /sys as `runc spec --rootless` "
+                "does, use mode: host, or drop the user namespace)"
             )
         new = splice(content, mode=mode, netns_path=netns_path, mounts=mounts, ours=ours)
     except SpliceError as error:

@@ -17,7 +17,7 @@ import reconciler
 from reconciler.core import chains, xtables
 from reconciler.core.errors import FirewallError
 from reconciler.core.policy import Lead, Policy, Sender
-from reconciler.host.firewall import Seen, foreign, kernel
+from reconciler.host.firewall import Seen, foreign, kernel, legacy
 
 LOCK_TIMEOUT_S = 10.0
 UNCHECKED = (
@@ -168,7 +168,7 @@ class Iptables:
         absent = []
         for s in self.states(policy):
             lines = s.differences
-            if lines and s.table not in kernel.existing(s.version):
+            if lines and s.table not in legacy.existing(s.version):
                 absent.append(f"{s.table} (IPv{s.version})")
             differences += lines
             if s.table == "filter" and s.helps_out:
@@ -269,6 +269,8 @@ def _start() -> subprocess.Popen[bytes]:
             "PYTHONPATH": str(Path(reconciler.__file__).parents[1]),
             # python-iptables imports distutils, in whose place setuptools puts all of itself.
             "SETUPTOOLS_USE_DISTUTILS": "stdlib",
+            # iptables(8) knows it; sudo does not pass it on.
+            "XTABLES_LOCKFILE": os.environ.get("XTABLES_LOCKFILE", ""),
         },
     )
 

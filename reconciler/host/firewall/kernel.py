@@ -1,4 +1,4 @@
-"""Reads the kernel's legacy iptables tables: two getsockopt calls, no library, no side effect.
+"""Reads the kernel's legacy iptables tables, without a library and without a side effect.
 
 python-iptables takes 210 ms to import, drops what it cannot parse and creates every table it asks
 about. A pass that changes nothing should do none of that, so reading is done here, from the
@@ -10,45 +10,19 @@ structures of linux/netfilter_ipv4/ip_tables.h, which the kernel keeps stable fo
               every chain ends with a standard target (its policy, or RETURN)
 """
 
-import ctypes
-import errno
-import os
-import socket
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple, cast
 
-from reconciler.core.errors import FirewallError
 from reconciler.core.model import BITS, Address, Subnet
 from reconciler.core.xtables import Rule
+from reconciler.host.firewall.legacy import INFO, LAYOUTS, Layout, existing, fetch
 
 HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", -5: "RETURN"}
 PROTOCOLS = {6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
-GET_INFO, GET_ENTRIES = 64, 65
-NAMES = {4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names"}
-READS = 20
-
-_INFO = struct.Struct("=32s I 5I 5I I I")
 _HEAD = struct.Struct("=H 29s B")
 _SIZES = struct.Struct("=HH")
-
-
-class _Layout(NamedTuple):
-    """Where things are in ipt_entry and ip6t_entry."""
-
-    family: int
-    level: int
-    flags: int
-    """Offset of protocol and flags, which end where the alignment does."""
-    cache: int
-    size: int
-
-
-LAYOUTS = {
-    4: _Layout(socket.AF_INET, socket.IPPROTO_IP, 80, 84, 112),
-    6: _Layout(socket.AF_INET6, socket.IPPROTO_IPV6, 128, 136, 168),
-}
 
 
 class Table(NamedTuple):
@@ -58,76 +32,12 @@ class Table(NamedTuple):
     policies: dict[str, str]
 
 
-def existing(version: int) -> frozenset[str]:
-    """The legacy tables that this network namespace has; asking for another would create it."""
-    try:
-        with open(NAMES[version], encoding="ascii") as file:
-            return frozenset(file.read().split())
-    except FileNotFoundError:
-        return frozenset()  # The kernel has not loaded ip_tables, or was built without it.
-    except PermissionError as error:
-        raise FirewallError(
-            "firewall: read the tables: CAP_NET_ADMIN and root are needed (run it with sudo)"
-        ) from error
-
-
 def read(version: int, table: str) -> Table:
     """The table as it is; an absent one is empty and stays absent."""
     if table not in existing(version):
         return Table({}, {})
     info, blob = fetch(version, table)
     return decode(version, info, blob)
-
-
-def fetch(version: int, table: str) -> tuple[bytes, bytes]:
-    """The two answers of the kernel. Creates the table where it is absent."""
-    layout = LAYOUTS[version]
-    name = table.encode()
-    try:
-        with socket.socket(layout.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
-            for _ in range(READS):
-                info = _ask(sock, layout.level, GET_INFO, name.ljust(_INFO.size, b"\0"))
-                size = _INFO.unpack(info)[-1]
-                head = struct.pack("=32s I 4x", name, size)
-                try:
-                    answer = _ask(sock, layout.level, GET_ENTRIES, head + bytes(size))
-                except OSError as error:
-                    # The table has changed its size between the two calls.
-                    if error.errno != errno.EAGAIN:
-                        raise
-                    continue
-                return info, answer[len(head) :]
-    except OSError as error:
-        raise FirewallError(_cause(version, table, error)) from error
-    raise FirewallError(
-        f"firewall: read IPv{version} table {table}: it changes all the time "
-        "(find out who rewrites it)"
-    )
-
-
-def _ask(sock: socket.socket, level: int, option: int, text: bytes) -> bytes:
-    # socket.getsockopt() can neither pass a request in nor take more than 1,024 bytes out.
-    buffer = ctypes.create_string_buffer(text, len(text))
-    length = ctypes.c_uint32(len(text))
-    if _LIBC.getsockopt(sock.fileno(), level, option, buffer, ctypes.byref(length)) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return buffer.raw[: length.value]
-
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-def _cause(version: int, table: str, error: OSError) -> str:
-    if error.errno in (errno.ENOPROTOOPT, errno.ENOENT):
-        return (
-            f"firewall: read IPv{version} table {table}: this kernel has no legacy iptables tables "
-            "(load ip_tables and ip6_tables where they exist, or run with --firewall none)"
-        )
-    if error.errno == errno.EPERM:
-        return "firewall: read the tables: CAP_NET_ADMIN is needed (run it with sudo)"
-    name = errno.errorcode.get(error.errno or 0, "")
-    return f"firewall: read IPv{version} table {table}: {name}: {error.strerror}"
 
 
 # -- decoding -----------------------------------------------------------------------------------
@@ -144,7 +54,7 @@ class _Entry(NamedTuple):
 def decode(version: int, info: bytes, blob: bytes) -> Table:
     """What the two answers say."""
     layout = LAYOUTS[version]
-    _, valid, *numbers = _INFO.unpack(info)
+    _, valid, *numbers = INFO.unpack(info)
     starts, ends = numbers[:5], numbers[5:10]
     raws = list(_raws(layout, blob))
     heads = {starts[hook]: name for hook, name in enumerate(HOOKS) if valid >> hook & 1}
@@ -179,7 +89,7 @@ REMEMBERED = 50_000
 
 
 def _remembered(
-    version: int, layout: _Layout, offset: int, raw: bytes, target: int, heads: dict[int, str]
+    version: int, layout: Layout, offset: int, raw: bytes, target: int, heads: dict[int, str]
 ) -> Rule:
     if not raw[target + 2]:
         # A verdict, or a jump: to the place of a chain, which changes with every commit.
@@ -199,7 +109,7 @@ def _remembered(
     return rule
 
 
-def _raws(layout: _Layout, blob: bytes) -> Iterator[tuple[int, bytes, int]]:
+def _raws(layout: Layout, blob: bytes) -> Iterator[tuple[int, bytes, int]]:
     """Each entry's offset, its bytes, and where its target begins in them."""
     offset, size = 0, len(blob)
     while offset < size:
@@ -208,7 +118,7 @@ def _raws(layout: _Layout, blob: bytes) -> Iterator[tuple[int, bytes, int]]:
         offset += following
 
 
-def _entry(layout: _Layout, offset: int, raw: bytes, target: int) -> _Entry:
+def _entry(layout: Layout, offset: int, raw: bytes, target: int) -> _Entry:
     matches, place = [], layout.size
     while place < target:
         extension, size = _extension(raw, place)

@@ -24,10 +24,12 @@ import msgspec
 
 from reconciler.core import xtables
 from reconciler.core.errors import FirewallError
-from reconciler.host.firewall import kernel
+from reconciler.host import userns
+from reconciler.host.firewall import kernel, legacy
 from reconciler.host.firewall.iptables import Answer, Request, State, state
 
-LOCK = "/run/xtables.lock"
+LOCK = os.environ.get("XTABLES_LOCKFILE") or "/run/xtables.lock"
+"""iptables(8) knows the variable, too."""
 LIBRARIES = {
     "c": ("libc.so.6",),
     "ip4tc": ("libip4tc.so.2",),
@@ -47,7 +49,10 @@ def locked(timeout_s: float) -> Iterator[None]:
     try:
         descriptor = os.open(LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise FirewallError(f"firewall: open {LOCK}: {error.strerror}") from error
+        remedy = " (mount a tmpfs at /run, set XTABLES_LOCKFILE, or take --firewall nftables)"
+        raise FirewallError(
+            f"firewall: open {LOCK}: {error.strerror}{remedy if userns.inner() else ''}"
+        ) from error
     signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     try:
@@ -213,7 +218,7 @@ def entry(iptc: Any, version: int, rule: xtables.Rule) -> Any:
 def written_back(rule: xtables.Rule, version: int) -> Any:
     """A rule that is not in our words, as the kernel had it."""
     data = bytearray(rule.other)
-    place = struct.unpack_from("=H", data, kernel.LAYOUTS[version].cache + 4)[0]
+    place = struct.unpack_from("=H", data, legacy.LAYOUTS[version].cache + 4)[0]
     name = rule.target.encode("utf-8", "surrogateescape")
     # libiptc wants a verdict or a chain by its name, where the kernel has a number.
     data[place + 2 : place + 31] = name.ljust(29, b"\0")
@@ -224,14 +229,14 @@ def work(request: Request) -> Answer:
     """Lock, compare, commit what differs, and look again."""
     iptc = load()
     version, committed = request.version, []
-    before = kernel.existing(version)
+    before = legacy.existing(version)
     with locked(request.lock_timeout_s):
         for table in xtables.JUMPS:
             found = state(request.policy, version, table, request.beside)
             if not found.edits:
                 continue
             if table not in before:
-                kernel.fetch(version, table)  # Tells a kernel without legacy tables apart.
+                legacy.fetch(version, table)  # Tells a kernel without legacy tables apart.
                 found = state(request.policy, version, table, request.beside)
             commit(iptc, found)
             committed.append(f"{table} (IPv{version})")
@@ -242,7 +247,7 @@ def work(request: Request) -> Answer:
                     f"firewall: check what was committed: {lines[0]} (another program changes the "
                     "tables, or the kernel and the iptables libraries do not fit each other)"
                 )
-    created = sorted(kernel.existing(version) - before)
+    created = sorted(legacy.existing(version) - before)
     return Answer(
         committed=tuple(committed), created=tuple(f"{table} (IPv{version})" for table in created)
     )
