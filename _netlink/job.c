@@ -279,6 +279,9 @@ static void prepare(struct worker *w, uint32_t number)
     w->inside = w->netns = -1;
     space->done = 0;
     space->error = enter(w, job);
+    /* A path of a process may lead elsewhere by now. */
+    if (!space->error && job->cookie && job->cookie != rcn_socket_cookie(w->inside))
+        space->error = -ESTALE;
     if (space->error) {
         fail(result, 0, space->error);
         result->step = -1;

@@ -53,6 +53,7 @@ struct rcn_job {
     uint32_t count;
     uint32_t mode;
     uint32_t unused;
+    uint64_t cookie; /* that the namespace at `path` must have, else ESTALE; 0: any */
 };
 
 /* 384 bytes; what a field means depends on the kind. Addresses are in network byte order. A

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from reconciler import __version__, commands
+from reconciler import __version__, commands, hook
 from reconciler.options import Parser, common, guarded, need_privileges, period
 
 
@@ -93,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     execute.add_argument("words", nargs=argparse.REMAINDER, metavar="-- CMD...")
     teardown = command("teardown", commands.run_teardown, "remove all that is owned")
     teardown.add_argument("--yes", action="store_true", help="do not ask")
-    for name in ("add", "rm", "hook"):
+    called = command("hook", hook.run, "called by a runtime: attach a container, or take it away")
+    hook.options_for(called)
+    for name in ("add", "rm"):
         later = command(name, commands.run_later, "reserved, not built yet")
         later.add_argument("words", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)

@@ -2,12 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import msgspec
 
 from reconciler.core.amend import Standing
+from reconciler.core.attached import Attached, Attachment, file_of
 from reconciler.core.doubts import Doubts, doubt
 from reconciler.core.memory import QUIET_NS, Grown, Memory, Now, grown
 from reconciler.core.model import Rejection
@@ -17,6 +18,7 @@ from reconciler.host.yamlfile import SourceFile
 
 NO_DOUBTS: Doubts = {}
 NO_MEMORY = Memory()
+NOBODY: Attached = {}
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,16 +82,28 @@ class Shelf:
         self.folders = folders
         self._parsed: dict[str, _Parsed] = {}
         self._refused: tuple[Rejection, ...] = ()
+        self._hooks: dict[str, Attachment] = {}
+        """What hooks attached, by what stands for a file."""
+        self.newcomer = ""
+        """An attachment that is judged after everything else: it gives way, not those who are there."""
         self._standing: Standing | None = None
         self._ahead: dict[tuple[str, int], float] = {}
         """File or folder and its time, which is still to come → when it was first seen so (seconds
         of the monotonic clock)."""
 
-    def read(self, memory: Memory = NO_MEMORY, doubts: Doubts = NO_DOUBTS) -> Declared:
+    def read(
+        self,
+        memory: Memory = NO_MEMORY,
+        doubts: Doubts = NO_DOUBTS,
+        attached: Attached = NOBODY,
+    ) -> Declared:
         """Read every file, and judge all together. Nothing is raised for what a file says.
 
-        `memory`: what each said when it last loaded; `doubts`: what was tried and taken back.
+        `memory`: what each said when it last loaded; `doubts`: what was tried and taken back;
+        `attached`: what hooks attached, which is declared as if by files that come first.
         """
+        hooks_before = self._hooks
+        self._hooks = {one.file: one for one in attached.values()}
         sources = yamlfile.read_folders(self.folders)
         before = self._parsed
         self._refused = sources.rejections
@@ -98,16 +112,30 @@ class Shelf:
             before[file].source.content == parsed.source.content
             for file, parsed in self._parsed.items()
         )
+        same = same and _bodies(hooks_before) == _bodies(self._hooks)
         standing = self._standing
         sound = standing is not None and standing.usable and not self._refused and not doubts
         if same and sound and standing is not None:
             return self._declared(standing.loaded, memory)
         return self._judged(memory, doubts)
 
-    def read_again(self, files: Collection[str], memory: Callable[[], Memory]) -> Declared:
-        """Read these files again; the others are taken as they were. Not while anything is doubted."""
+    def read_again(
+        self,
+        files: Collection[str],
+        memory: Callable[[], Memory],
+        attached: Mapping[str, Attachment | None] = NOBODY,
+    ) -> Declared:
+        """Read these files again; the others are taken as they were. Not while anything is doubted.
+
+        `attached`: containers that a hook attached, or took away (None).
+        """
         self._refused = tuple(r for r in self._refused if r.place.file not in files)
         changed: dict[str, Tree | None] = {}
+        for name, one in attached.items():
+            self._hooks.pop(file_of(name), None)
+            if one is not None:
+                self._hooks[one.file] = one
+            changed[file_of(name)] = one.tree() if one is not None else None
         for file in sorted(files):
             before = self._parsed.pop(file, None)
             found = yamlfile.read_one(file)
@@ -218,6 +246,8 @@ class Shelf:
                 # What was new in the trial said nothing before it.
                 stand_ins[file] = yamlfile.parse(remembered.get(file, b""), file)[0]
         self._standing = None
+        trees.update((file, one.tree()) for file, one in self._hooks.items())
+        late = file_of(self.newcomer)
         while True:
             loaded = load(
                 [
@@ -228,7 +258,8 @@ class Shelf:
                         remembered=stand_ins.get(file),
                     )
                     for file, tree in sorted(
-                        trees.items(), key=lambda item: order(item[0], self.folders)
+                        trees.items(),
+                        key=lambda item: (item[0] == late, order(item[0], self.folders)),
                     )
                 ]
             )
@@ -242,6 +273,10 @@ class Shelf:
 def read_declared(folders: Sequence[str]) -> Declared:
     """Read and resolve every definition file once, as `Shelf.read` does."""
     return Shelf(folders).read()
+
+
+def _bodies(hooks: Mapping[str, Attachment]) -> dict[str, str]:
+    return {file: one.body for file, one in hooks.items()}
 
 
 def _same(before: _Parsed, now: SourceFile) -> _Parsed | None:

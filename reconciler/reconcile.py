@@ -16,13 +16,14 @@ from reconciler.core.observed import LOOPBACK, Observed
 from reconciler.core.plan import Plan, plan
 from reconciler.core.resolver import Hosts
 from reconciler.core.seal import fresh_seals, settled
-from reconciler.core.standing import standing_addresses, without
+from reconciler.core.standing import renamed_ends, standing_addresses, without
 from reconciler.core.wanted import Desired
+from reconciler.hooked import Hooked
 from reconciler.host import netns, userns
 from reconciler.host.ahead import Ahead
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.machine import link_number, machine_id
-from reconciler.host.observe import Dumps, busy_in, dump, dump_part, observe, read_witness
+from reconciler.host.observe import Dumps, adopt, busy_in, dump, dump_part, observe, read_witness
 from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import Declared, Shelf
@@ -67,6 +68,7 @@ class Pass:
         self.machine = machine_id()
         self.groups = userns.groups() or EVERY_GROUP
         self.yielding = False  # see Policy
+        self.hooked = Hooked(store, machine=self.machine)
         self.above = 0
         """Link numbers up to this one are known to be taken."""
         self._ahead: Ahead[Dumps] | None = None
@@ -93,24 +95,31 @@ class Pass:
         seals = self.record.seals(self.names)
         observed = self.observe(spec)
         if not self.record.present and self.changing:
-            self.adopt(observed)
+            adopt(self.record, observed)
+        if self.hooked.settle(spec, observed):
+            declared, spec = self.read_again()
         busy = busy_in(observed)
         kept = set(observed.containers) | set(declared.loaded.waiting)
+        kept |= declared.loaded.orphans.keys()
         if restless or declared.keep:
             kept |= {key.container for key in book.held}
+        kept -= self.hooked.gone.keys()
         assignment = self.assign(spec, book, observed, kept, lambda name: bool(busy(name)))
         refused = assignment.rejections + absent_sysctls(spec)
         usable = without(spec, refused, assignment.problems)
         desired = self.desire(usable, assignment.addresses, observed)
         modes = {name: c.mode for name, c in spec.containers.items()}
-        modes |= {name: "network" for name in declared.loaded.waiting if name not in modes}
+        unjudged = {**declared.loaded.waiting, **declared.loaded.orphans}
+        modes |= {name: "network" for name in unjudged if name not in modes}
         scene = Scene(
             declared=modes,
             networks=frozenset(spec.networks),
             busy=busy,
             settled=settled(desired, observed, seals),
             keep=restless or declared.keep,
-            expected=trial.expected(self.store, declared),
+            expected=trial.expected(self.store, declared) | self.hooked.going,
+            forced=self.hooked.going,
+            freed=self.hooked.freed(book),
         )
         options = Options(
             max_removals=settings.max_removals,
@@ -119,7 +128,7 @@ class Pass:
         )
         decided = plan(desired, observed, scene, options)
         problems = {name: list(texts) for name, texts in decided.problems.items()}
-        for name, text in {**assignment.problems, **declared.loaded.waiting}.items():
+        for name, text in {**assignment.problems, **unjudged}.items():
             problems.setdefault(f"container/{name}", []).append(text)
         wall = self.wall()
         wall.look(desired, decided, scene, observed)
@@ -133,7 +142,7 @@ class Pass:
             problems.setdefault(name, []).append(text)
         local = Localnet(self.store)
         if settings.firewall != "none":
-            whole = self.names is None and self.only is None
+            whole = self.names is None and (self.only is None or bool(self.hooked.gone))
             kept = {whose.partition("/")[0] for whose in wall.policy.kept_ports}
             going = {o.object.partition("/")[2] for o in decided.removals if o.action == "remove"}
             kept |= wall.policy.kept
@@ -173,9 +182,18 @@ class Pass:
         # What namespaces are asked for, the last pass says.
         names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS).split())
         self.looking(None)
-        self._ahead = Ahead(partial(dump, self.settings.netns_dir, names, key=self.record.key))
-        declared = self.shelf.read(self.store.memory(), self.store.trials.doubts())
-        return declared, declared.loaded.spec, self.store.book()
+        known = tuple(self.hooked.known.values())
+        self._ahead = Ahead(
+            partial(dump, self.settings.netns_dir, names, key=self.record.key, attached=known)
+        )
+        declared, spec = self.read_again()
+        return declared, spec, self.store.book()
+
+    def read_again(self) -> tuple[Declared, Spec]:
+        """What is declared and attached now."""
+        memory, doubts = self.store.memory(), self.store.trials.doubts()
+        declared = self.shelf.read(memory, doubts, self.hooked.known)
+        return declared, declared.loaded.spec
 
     def assign(
         self,
@@ -223,11 +241,15 @@ class Pass:
         containers = None
         if touched is not None:
             containers = {t.partition("/")[2] for t in touched if t.startswith("container/")}
-        witness = read_witness(self.record, containers)
+        known = self.hooked.known
+        if containers is not None:
+            known = {name: known[name] for name in containers & known.keys()}
+        witness = read_witness(self.record, containers, known)
         expected = [
             c.netns
             for c in spec.containers.values()
             if c.mode in ("network", "none")
+            and not c.hooked
             and (containers is None or c.name in containers)
             # What the record does not know was never made.
             and (not witness.present or c.name in witness.spaces)
@@ -243,10 +265,12 @@ class Pass:
             files = {*(spec.containers[n].netns for n in containers & spec.containers.keys())}
             files |= containers | set(touched.values())
             key = self.record.key
-            dumps = dump_part(netns_dir, names, key=key, files=files, links=links - {0})
+            dumps = dump_part(
+                netns_dir, names, key=key, files=files, links=links - {0}, attached=known.values()
+            )
         elif dumps is None or dumps.sysctls != names:
             self.looking(None)
-            dumps = dump(netns_dir, names, key=self.record.key)
+            dumps = dump(netns_dir, names, key=self.record.key, attached=known.values())
             if self.changing:
                 self.store.put(SYSCTLS_FACT, " ".join(names))
         self.seen = observe(
@@ -262,20 +286,6 @@ class Pass:
         """The bridges of others among these networks, by number."""
         bridges = [n.bridge for name, n in spec.networks.items() if name in near and n.external]
         return {index for bridge in bridges if (index := link_number(bridge))}
-
-    def adopt(self, observed: Observed) -> None:
-        """Begin a lost record anew with what the marks on the objects say."""
-        containers = observed.containers.values()
-        self.record.adopt(
-            {seen.name: seen.space.cookie for seen in containers if seen.space is not None},
-            {
-                end.host.index: (end.network, seen.name, end.name)
-                for seen in containers
-                for end in seen.ends
-            },
-            {network: link.index for network, link in observed.bridges.items()},
-        )
-        self.record.note_gateways({str(a): n for a, n in observed.gateways.items()})
 
     # -- changing ---------------------------------------------------------------------------
 
@@ -300,6 +310,11 @@ class Pass:
             links=prospect.observed.host.links,
             ipv6=prospect.observed.ipv6,
             above=self.above,
+            cookies={
+                seen.source: seen.space.cookie
+                for seen in prospect.observed.containers.values()
+                if seen.space is not None
+            },
             stop=self.stop,
         )
         kernel.finish_removals()
@@ -410,3 +425,4 @@ class Pass:
         ]
         gone = old.keys() - prospect.desired.members.keys()
         self.record.note_seals(fresh_seals(prospect.desired, observed, fine, old), gone)
+        self.record.note_ends(renamed_ends(prospect.desired, observed, fine))

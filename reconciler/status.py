@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from reconciler.core.errors import RuncnetError
+from reconciler.core.model import Container
 from reconciler.core.names import mac_text
 from reconciler.core.rows import Space
 from reconciler.core.troubles import FILE, Mishap, Trouble
@@ -204,7 +205,7 @@ def _containers(prospect: Prospect, verdict: _Verdict) -> list[dict[str, Any]]:
         result.append(
             {
                 "name": container.name,
-                "netns": f"{prospect.observed.netns_dir}/{container.netns}" if own else None,
+                "netns": _path(prospect, container) if own else None,
                 "mode": container.mode,
                 "interfaces": _interfaces(prospect, container.name),
                 "ports": [str(p) for p in container.ports],
@@ -230,6 +231,14 @@ def _containers(prospect: Prospect, verdict: _Verdict) -> list[dict[str, Any]]:
             }
         )
     return result
+
+
+def _path(prospect: Prospect, container: Container) -> str | None:
+    """Where its namespace is, or is to be."""
+    if not container.hooked:
+        return f"{prospect.observed.netns_dir}/{container.netns}"
+    seen = prospect.observed.containers.get(container.name)
+    return (seen.source or None) if seen is not None else None
 
 
 def _interfaces(prospect: Prospect, name: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from reconciler.core.model import Spec
 from reconciler.core.report import Done
 from reconciler.host import dnsfiles, firewall
 from reconciler.host.apply import Kernel, Outcome
-from reconciler.host.observe import busy_in
+from reconciler.host.observe import adopt, busy_in
 from reconciler.once import opened
 from reconciler.prospect import Settings
 from reconciler.reconcile import Pass
@@ -34,7 +34,7 @@ def teardown(settings: Settings) -> list[Done]:
         one = Pass(settings, store=store, record=record, changing=True)
         observed = one.observe(_NOTHING)
         if not record.present:
-            one.adopt(observed)
+            adopt(one.record, observed)
         busy = busy_in(observed)
         kernel = Kernel(netns_dir=settings.netns_dir, record=record, links=observed.host.links)
         removals = [
@@ -76,5 +76,6 @@ def teardown(settings: Settings) -> list[Done]:
                 freed[key.network, address] = serial
             store.save_book(old, Book(held={}, freed=freed, serial=serial))
             store.trials.end()
+            store.drop_attachments(list(store.attachments()))
             store.remember({}, forget=list(store.remembered()))
     return [Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes]

@@ -80,7 +80,7 @@ class Wall:
             yielding=self.yielding,
         )
         gone = {op.object.partition("/")[2] for op in decided.removals if _takes_away(op)}
-        self._gone = frozenset(_addresses(observed, gone))
+        self._gone = frozenset(_addresses(observed, gone)).union(scene.freed)
         if self.backend is None:
             whose = {p.container for p in self.policy.publications if self.serving}
             text = "its published ports need a firewall (--firewall none is without)"
@@ -89,7 +89,7 @@ class Wall:
 
         def stays(name: str) -> bool:
             """Whether a container that is not wanted, or not readable, keeps its ports."""
-            if name in desired.members or name in gone:
+            if name in desired.members or name in gone or f"container/{name}" in scene.forced:
                 return False
             return name in observed.containers or bool(scene.keep)
 

@@ -29,7 +29,8 @@ class Standing:
         """Names of containers, and keys that stand for replicas → where they are declared."""
         self.claims = rules.Claims()
         self.crowd = rules.Crowd()
-        self.usable = not (loaded.rejections or loaded.waiting or loaded.lost or loaded.stuck)
+        faults = loaded.rejections or loaded.waiting or loaded.lost or loaded.stuck
+        self.usable = not (faults or loaded.orphans)
         if not self.usable:
             return
         spec = loaded.spec
@@ -85,7 +86,7 @@ class Standing:
         if any(self.crowd.clashes(spec.networks)):
             return None
         self.usable = True
-        files = {file for file, tree in changed.items() if tree is not None}
+        files = {file for file, tree in changed.items() if tree is not None and not tree.hook}
         self.loaded = msgspec.structs.replace(
             self.loaded,
             spec=Spec(networks=spec.networks, containers=self._merged(gone.keys(), fresh.values())),

@@ -257,6 +257,7 @@ def _member(
         place=container.place,
         publications=tuple(_publications(container, endpoints)),
         key=_key(container, endpoints, groups, keys),
+        hooked=container.hooked,
     )
 
 
@@ -287,7 +288,8 @@ def _key(
 ) -> bytes:
     """What a member is made from: its body, its names, its addresses, and its networks whole."""
     digest = hashlib.blake2b(container.shape, digest_size=16)
-    digest.update(f"\0{container.name}\0{container.netns}\0{groups}".encode())
+    whose = (container.name, container.netns, str(container.hooked), groups)
+    digest.update("\0".join(("", *whose)).encode())
     for endpoint in endpoints:
         digest.update(f"\0{endpoint.addresses}\0{endpoint.mac.hex()}".encode())
         digest.update(keys[endpoint.network].encode())
@@ -367,6 +369,7 @@ def _endpoint(
             gateways=gateways,
             neighbours=neighbours,
             ipv6=_ipv6(network),
+            hooked=container.hooked,
             routes=tuple(
                 DesiredRoute(
                     to=_whole(address).subnet,
@@ -397,4 +400,5 @@ def _endpoint(
         port=_port(container, interface, network),
         neighbours=neighbours,
         ipv6=_ipv6(network),
+        hooked=container.hooked,
     )

@@ -25,7 +25,8 @@ Word = str | int | Address | InterfaceAddress | Subnet
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """A change to one object. `netns` is a file of the netns dir; empty: the host itself."""
+    """A change to one object. `netns` is a file of the netns dir, or `/proc/PID/ns/net` where a hook
+    attached a namespace; empty: the host itself."""
 
     object: str
     netns: str = ""
@@ -47,10 +48,14 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
     def _ip(self, *words: Word) -> str:
         lead = ["ip", "-n", self.netns] if self.netns else ["ip"]
+        if self.netns.startswith("/"):
+            lead = ["nsenter", f"--net={self.netns}", "ip"]
         return shlex.join([*lead, *map(str, words)])
 
     def _sysctl(self, name: str, value: str) -> str:
         lead = ["ip", "netns", "exec", self.netns] if self.netns else []
+        if self.netns.startswith("/"):
+            lead = ["nsenter", f"--net={self.netns}"]
         return shlex.join([*lead, "sysctl", "-qw", f"{name}={value}"])
 
 

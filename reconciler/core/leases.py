@@ -184,20 +184,33 @@ class _Assigner:
         )
 
     def _known(self) -> dict[Key, Address]:
-        """What each interface had: by the book, by a renamed interface, by what the kernel shows."""
+        """What each interface had: by the book or by what the kernel shows, under this name or another."""
         known = {key: a for key, a in self.book.held.items() if key in self.keys}
-        orphans: dict[tuple[str, str, int], Address] = {}
-        for key, address in self.book.held.items():
+        self._rename(self.book.held, known)
+        for key, _ in self.wanted:
+            if key not in known and key in self.standing:
+                known[key] = self.standing[key]
+        self._rename(self.standing, known)
+        return known
+
+    def _rename(self, held: Mapping[Key, Address], known: dict[Key, Address]) -> None:
+        """What nobody is asked for any more goes to who has nothing in that network: a new name."""
+        orphans: dict[tuple[str, str, int], list[Address]] = {}
+        for key, address in held.items():
             if key not in self.keys and key.container in self.spec.containers:
-                orphans.setdefault((key.container, key.network, key.version), address)
+                place = (key.container, key.network, key.version)
+                orphans.setdefault(place, []).append(address)
+        if not orphans:
+            return
+        taken = {(key.network, address) for key, address in known.items()}
         for key, _ in self.wanted:
             if key in known:
                 continue
-            moved = orphans.pop((key.container, key.network, key.version), None)
-            seen = moved or self.standing.get(key)
-            if seen is not None:
-                known[key] = seen
-        return known
+            for address in orphans.get((key.container, key.network, key.version), ()):
+                if (key.network, address) not in taken:
+                    known[key] = address
+                    taken.add((key.network, address))
+                    break
 
     def _explicit(self) -> dict[tuple[str, Address], tuple[Container, Interface]]:
         return {

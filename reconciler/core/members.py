@@ -33,6 +33,20 @@ def containers(
     Interfaces in networks that are not in `networks` are passed over: their container is judged by
     `rules.py` first.
     """
+    found = _containers(tree, path, name, raw, networks, templates)
+    if tree.hook:
+        return [msgspec.structs.replace(one, netns="", hooked=True) for one in found]
+    return found
+
+
+def _containers(
+    tree: Tree,
+    path: Path,
+    name: str,
+    raw: RawContainer,
+    networks: Mapping[str, Network],
+    templates: Templates,
+) -> list[Container]:
     shape = msgspec.json.encode(raw)
     known = templates.get(shape)
     if known is not None and fields.is_name(name, 128):

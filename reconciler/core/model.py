@@ -94,14 +94,15 @@ class Range(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where in the files something stands; `line` and `column` count from 1."""
+    """Where in the files something stands; `line` and `column` count from 1. Line 0: in no file, but
+    attached by a hook."""
 
     file: str
     line: int
     column: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" if self.line else "hook"
 
 
 def _ip(version: int, value: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -252,6 +253,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     place: Place
     shape: bytes = b""
     """Its body in the file, in a form of its own: equal shapes say the same."""
+    hooked: bool = False
+    """Whether a hook attached it: its namespace is a runtime's, and `netns` is empty."""
 
     def serving(self, port: PortForward) -> Interface:
         """The interface that a port leads to: of the network it names, else the one with the default

@@ -6,7 +6,7 @@ import msgspec
 
 from reconciler.core import ops
 from reconciler.core.hostview import Group, HostView
-from reconciler.core.model import PROTOCOL, Subnet
+from reconciler.core.model import PROTOCOL, Address, Subnet
 from reconciler.core.names import network_group
 from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
@@ -47,6 +47,10 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """Why nothing undeclared may be removed; empty: it may."""
     expected: Collection[str] = frozenset()
     """Objects of which a trial is taken back: they go whatever `keep` and the options say."""
+    forced: Collection[str] = frozenset()
+    """Containers that go at once, as objects, even if processes live there."""
+    freed: Collection[Address] = frozenset()
+    """Addresses that went with their containers' namespaces: the host's entries for them go."""
     unfit: Mapping[str, str] = {}
     """Networks that an earlier look at the whole host found unfit, and why: see `Networks.unfit`."""
 
@@ -243,8 +247,11 @@ class Networks:
                 continue
             yield ops.RemoveGateway(object=name, address=address, whole=not declared)
 
-    def plan_stray_neighbours(self) -> list[Operation]:
-        """Neighbours on bridges of ours that nobody needs: what a kill has left."""
+    def plan_stray_neighbours(self, only: Collection[Address] | None = None) -> list[Operation]:
+        """Neighbours on bridges of ours that nobody needs: what a kill has left.
+
+        `only`: those with these addresses.
+        """
         ends = [end for seen in self.observed.containers.values() for end in seen.ends]
         # A port that has left its bridge leaves its entries there, and its container's repair takes them.
         going = {op.row for op in self.repairs if isinstance(op, ops.RemoveNeighbour)}
@@ -255,6 +262,7 @@ class Networks:
             for network, row in self.view.stray_neighbours(ends)
             # Where the bridge loses all of them in this pass, nothing is left to be removed.
             if row not in going
+            and (only is None or row.address in only)
             and network in self.desired.bridges
             and self.desired.bridges[network].name not in self.view.flushed
         ]

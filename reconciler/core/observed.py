@@ -43,6 +43,8 @@ class Witness(msgspec.Struct, frozen=True, kw_only=True):
     """Network → ifindex of its bridge."""
     gateways: Mapping[str, str] = {}
     """Gateway on the host's `lo` (`10.0.0.1/32`) → routed network."""
+    hooked: Collection[str] = ()
+    """Containers that the state dir knows as attached by a hook."""
 
 
 class SeenEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +55,8 @@ class SeenEnd(msgspec.Struct, frozen=True, kw_only=True):
     """The inner interface's name as the mark or the record says."""
     host: Link
     space: Space | None
+    hook: bool = False
+    """Whether a hook attached it."""
 
     @property
     def inner(self) -> Link | None:
@@ -73,6 +77,11 @@ class SeenContainer(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it was made with interfaces, also where somebody has deleted them all since."""
     lost: frozenset[int] = frozenset()
     """Numbers that host ends of its had which are no longer on the host."""
+
+    @property
+    def hooked(self) -> bool:
+        """Whether the marks on all its host ends say that a hook attached it."""
+        return bool(self.ends) and all(end.hook for end in self.ends)
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,7 +171,10 @@ def observe_owned(
             # What is written inside counts only of who has no host end: a workload may choose it.
             name = _owner_by_mark(space, witness)
             name = None if name in ended else name
-        # A namespace bound twice is one container: the path named like it counts.
+        # A namespace bound twice is one container: the path named like it counts. Where a hook attached
+        # it, no path counts: whoever bound it there may take that away.
+        if name in witness.hooked:
+            continue
         if name is not None and (name not in found or file == name):
             found[name] = (file, f"{netns_dir}/{file}", space)
     ends, doubles = _ends(host, witness, found)
@@ -192,7 +204,9 @@ def observe_owned(
             space=seen,
             source=source,
             ends=tuple(
-                SeenEnd(network=mark.network, name=mark.interface, host=link, space=seen)
+                SeenEnd(
+                    network=mark.network, name=mark.interface, host=link, space=seen, hook=mark.hook
+                )
                 for mark, link in ends.get(name, [])
             ),
             networked=name in ends or name in noted or not witness.present,
@@ -227,15 +241,18 @@ def _ends(
         mark = parse_alias(link.alias) if link.alias else None
         noted = witness.ends.get(link.index)
         if noted is not None:
-            wanted = EndpointAlias(*noted, False)
             # An ifindex can come again: the mark or the pairing must bear the record out.
-            pair = found.get(wanted.container)
-            if mark != wanted and not (pair and _inner(link, pair[2])):
+            marked = isinstance(mark, EndpointAlias) and mark[:3] == noted
+            pair = found.get(noted[1])
+            if not marked and not (pair and _inner(link, pair[2])):
                 continue
-            mark = wanted
+            hook = noted[1] in witness.hooked or (
+                marked and mark is not None and mark[3:] == (True,)
+            )
+            mark = EndpointAlias(*noted, hook)
         elif witness.present:
             continue
-        if isinstance(mark, EndpointAlias) and not mark.hook:
+        if isinstance(mark, EndpointAlias):
             ends.setdefault(mark.container, []).append((mark, link))
             marks[mark] += 1
     doubles = {

@@ -57,9 +57,14 @@ class _Planner(Networks):
             if self.leaving[member.name]:
                 self._create(member, state)
             return
+        if member.hooked:
+            if seen is None or seen.space is None:
+                self.problem(name, "its namespace cannot be looked into (see /proc)", "missing")
+                return
+            member = msgspec.structs.replace(member, netns=seen.source)
         if seen is not None and seen.space is not None:
             source: list[Operation] = []
-            if not seen.netns:
+            if not seen.netns and not member.hooked:
                 if state is FileState.NAMESPACE or state is FileState.FOREIGN:
                     self._foreign(member)
                     return
@@ -97,7 +102,7 @@ class _Planner(Networks):
         All of these go before any is made, for one may be given another's file.
         """
         seen = self.observed.containers.get(member.name)
-        if seen is None or member.object in self.observed.doubles:
+        if seen is None or member.hooked or member.object in self.observed.doubles:
             return
         if seen.netns and seen.netns != member.netns:
             why = f"its netns file is to be {member.netns}"
@@ -193,19 +198,20 @@ class _Planner(Networks):
     def replace(self, seen: SeenContainer, why: str) -> bool:
         """Take a container away because it is to be another; False where it is held back."""
         name = f"container/{seen.name}"
+        forced = name in self.scene.forced
         keep = self.keeping(name)
-        if keep:
+        if keep and not forced:
             self.hold(name, keep)
             return False
         pids = self.scene.busy(seen.name)
-        if pids:
+        if pids and not forced:
             self.hold(name, f"{why}, and it is in use by {_pids(pids)}")
             return False
-        self.removals.append(self._removal(seen))
+        self.removals.append(self._removal(seen, forced=forced, in_use=bool(pids)))
         self.freed.add(seen.netns)
         return True
 
-    def _removal(self, seen: SeenContainer) -> ops.RemoveContainer:
+    def _removal(self, seen: SeenContainer, *, forced: bool, in_use: bool) -> ops.RemoveContainer:
         return ops.RemoveContainer(
             object=f"container/{seen.name}",
             netns=seen.netns,
@@ -213,6 +219,8 @@ class _Planner(Networks):
             path=f"{self.observed.netns_dir}/{seen.netns}" if seen.netns else "",
             ends=tuple(end.host.index for end in seen.ends),
             neighbours=tuple(row for end in seen.ends for row in self.view.entries_of(end)),
+            forced=forced,
+            in_use=in_use,
         )
 
     def plan_lost_containers(self) -> Iterator[tuple[str, SeenContainer, str]]:
@@ -222,6 +230,8 @@ class _Planner(Networks):
             if not self.wanted(name):
                 continue
             mode = self.scene.declared.get(seen.name)
+            if mode is None and seen.hooked and name not in self.scene.expected:
+                continue  # it goes with its namespace, or where a hook or somebody says so
             if name in self.observed.doubles:
                 if mode is None:
                     self.problem(name, self.observed.doubles[name])
@@ -307,6 +317,8 @@ def plan(
         p.states[op.object] = "differs"
     if options.only is None and not scene.keep:
         p.repairs += p.plan_stray_neighbours()
+    elif scene.freed:
+        p.repairs += p.plan_stray_neighbours(scene.freed)
     return Plan(
         removals=tuple(going + p.removals),
         networks=tuple(p.networks),

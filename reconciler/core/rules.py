@@ -127,7 +127,7 @@ def container_clashes(
     def clash(message: str, *path: str | int) -> Clash:
         return Clash("containers", container.name, path, message)
 
-    if container.mode in ("network", "none"):
+    if container.mode in ("network", "none") and not container.hooked:
         holder = claims.take("netns", container.netns, me)
         if holder:
             yield clash(f"the netns file {container.netns} is {holder}'s", "netns")
@@ -268,4 +268,6 @@ def join_clash(container: Container, containers: Mapping[str, Container]) -> Cla
         message = unknown("container", target, containers)
     elif containers[target].mode not in ("network", "none"):
         message = f"{target} has no namespace of its own (join one with mode network or none)"
+    elif containers[target].hooked:
+        message = f"{target} was attached by a hook and has no file in the netns dir (join a declared one)"
     return Clash("containers", container.name, ("join",), message) if message else None

@@ -43,6 +43,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Containers that cannot be judged while something they refer to is unreadable, and why."""
     stuck: str = ""
     """Why what a rejected file said no longer fits the others; empty: it does."""
+    orphans: Mapping[str, str] = {}
+    """Containers attached by a hook that do not fit what is declared now, and why: left as they are."""
 
 
 class _Judge:
@@ -56,6 +58,7 @@ class _Judge:
         self.containers: dict[str, Container] = {}
         self.waiting: dict[str, str] = {}
         self.stuck = ""
+        self.orphans: dict[str, str] = {}
         self.raw: dict[str, RawFile] = {}
         """Loaded files whose shape is right."""
         self.templates: members.Templates = {}
@@ -129,7 +132,10 @@ class _Judge:
         if not standing_in:
             kind = str(path[0])[:-1]
             where = home[0].place(home[1], key=True)
-            self._note(tree, path, f"{kind} {path[1]} is declared at {where} already", key=True)
+            text = f"{kind} {path[1]} is declared at {where} already"
+            if home[0].hook:
+                text = f"{kind} {path[1]} was attached by a hook (stop it, or take another name)"
+            self._note(tree, path, text, key=True)
         return True
 
     def _network(self, tree: Tree, path: Path, body: Any, standing_in: bool) -> None:
@@ -165,7 +171,11 @@ class _Judge:
             return
         missing = [(n, where) for n, where in _referred(raw) if n not in self.networks]
         for network, where in missing:
-            if self.incomplete or standing_in:
+            if tree.hook:
+                self.orphans[name] = (
+                    f"network {network}, which a hook attached it to, is not declared"
+                )
+            elif self.incomplete or standing_in:
                 self.waiting[name] = f"network {network} is not readable at present"
             elif ("networks", network) not in self.homes:
                 self._note(tree, (*path, *where), unknown("network", network, self.networks))
@@ -273,6 +283,7 @@ def load(candidates: Sequence[Candidate]) -> Loaded:
     broken: dict[str, list[Rejection]] = {
         c.file: list(c.rejections) for c in candidates if c.tree is None or c.rejections
     }
+    hooks = {c.file for c in candidates if c.tree is not None and c.tree.hook}
     while True:
         trees: list[tuple[Tree, bool]] = []
         for c in candidates:
@@ -280,7 +291,7 @@ def load(candidates: Sequence[Candidate]) -> Loaded:
                 trees.append((c.tree, False))
             elif c.file in broken and c.remembered is not None:
                 trees.append((c.remembered, True))
-        lost = frozenset(c.file for c in candidates if c.file in broken and c.remembered is None)
+        lost = frozenset(broken.keys() - hooks - {c.file for c in candidates if c.remembered})
         judge = _Judge(trees, incomplete=bool(lost))
         judge.run()
         fresh = {e.place.file for e in judge.errors} - set(broken)
@@ -289,15 +300,20 @@ def load(candidates: Sequence[Candidate]) -> Loaded:
                 broken.setdefault(error.place.file, []).append(error)
         if not fresh:
             break
-    every = [r for found in broken.values() for r in found]
+    every = [r for file, found in broken.items() for r in found if file not in hooks]
+    orphans = {
+        file.partition(":")[2]: "; ".join(dict.fromkeys(r.message for r in broken[file]))
+        for file in hooks & broken.keys()
+    }
     return Loaded(
         spec=_spec(judge, candidates),
         rejections=tuple(sorted(set(every), key=lambda r: (*r.place, r.path, r.message))),
-        accepted=frozenset(c.file for c in candidates if c.file not in broken),
-        remembered=frozenset(broken) - lost,
+        accepted=frozenset(c.file for c in candidates if c.file not in broken) - hooks,
+        remembered=frozenset(broken) - lost - hooks,
         lost=lost,
         waiting=judge.waiting,
         stuck=judge.stuck,
+        orphans={**judge.orphans, **orphans},
     )
 
 

@@ -7,6 +7,7 @@ import msgspec
 from reconciler.core.leases import Book, Key
 from reconciler.core.model import PROTOCOL, Address, Rejection, Spec
 from reconciler.core.observed import Observed
+from reconciler.core.wanted import Desired
 
 
 def standing_addresses(observed: Observed, spec: Spec, book: Book) -> dict[Key, Address]:
@@ -34,6 +35,28 @@ def standing_addresses(observed: Observed, spec: Spec, book: Book) -> dict[Key, 
             for address in by_index.get(end.inner.index, ()) if end.inner else ():
                 key = Key(seen.name, end.network, end.name, address.version)
                 result.setdefault(key, address)
+    return result
+
+
+def renamed_ends(
+    desired: Desired, observed: Observed, fine: Iterable[str]
+) -> dict[int, tuple[str, str, str]]:
+    """Host ends of these containers, which are as wanted, whose interface was renamed in place: by
+    ifindex, network, container and the name that it goes by now."""
+    result = {}
+    for name in fine:
+        member, seen = desired.members.get(name), observed.containers.get(name)
+        if member is None or seen is None:
+            continue
+        wanted = {endpoint.host_name: endpoint for endpoint in member.endpoints}
+        for end in seen.ends:
+            endpoint = wanted.get(end.host.name)
+            if (
+                endpoint is not None
+                and endpoint.network == end.network
+                and endpoint.name != end.name
+            ):
+                result[end.host.index] = (end.network, name, endpoint.name)
     return result
 
 

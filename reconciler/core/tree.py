@@ -39,6 +39,8 @@ class Tree(NamedTuple):
     root: Any
     nulls: bool = True
     """Whether a value somewhere may be absent (`key:` and nothing behind it)."""
+    hook: bool = False
+    """Whether it stands for what a hook attached (`attached.py`), and not for a file."""
 
     def place(self, path: Path, *, key: bool = False) -> Place:
         """Where the value at `path` stands (or its key); the nearest that exists, else 1:1."""

@@ -125,10 +125,13 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         """The host's link behind which its addresses are."""
         return self.bridge or self.host_name
 
+    hooked: bool = False
+    """Whether a hook attached it."""
+
     @property
     def alias(self) -> str:
         """The mark on the host's end."""
-        return names.endpoint_alias(self.network, self.container, self.name)
+        return names.endpoint_alias(self.network, self.container, self.name, hook=self.hooked)
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +148,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """Its published ports, by IP version."""
     key: bytes = b""
     """A digest of all that it was made from: equal keys, equal members."""
+    hooked: bool = False
+    """Whether its namespace is a runtime's; `netns` is where it was found then, else empty."""
 
     @property
     def object(self) -> str:

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from reconciler.core import ops
@@ -50,11 +51,14 @@ class Kernel(Removals):
         links: Iterable[Link],
         ipv6: bool = True,
         above: int = 0,
+        cookies: Mapping[str, int] = MappingProxyType({}),
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """`links` are the host's, as they were last seen; `ipv6`: whether the kernel has it; `above`:
-        numbers up to that are taken, too."""
+        numbers up to that are taken, too; `cookies`: which namespace was seen at a path: what is meant
+        for it is not done to another one that has come there since."""
         self.netns_dir = netns_dir
+        self._cookies = cookies
         self.record = record
         self.stop = stop
         self.ipv6 = ipv6
@@ -332,7 +336,8 @@ class Kernel(Removals):
 
     def _enter(self, batch: Batch, op: Operation) -> None:
         if op.netns:
-            batch.enter(f"{self.netns_dir}/{op.netns}")
+            path = os.path.join(self.netns_dir, op.netns)  # which may be absolute
+            batch.enter(path, self._cookies.get(path, 0))
         else:
             batch.host()
 

@@ -39,7 +39,7 @@ class Batch:
     """
 
     def __init__(self) -> None:
-        self._jobs: list[tuple[str, int, int]] = []
+        self._jobs: list[tuple[str, int, int, int]] = []
         self._steps = bytearray()
         self._kinds: list[tuple[str, object]] = []
 
@@ -48,15 +48,18 @@ class Batch:
 
     def create(self, path: str) -> None:
         """Begin a job in a fresh namespace, which is bound to `path` as the last step."""
-        self._jobs.append((path, lib.RCN_CREATE, len(self._kinds)))
+        self._jobs.append((path, lib.RCN_CREATE, len(self._kinds), 0))
 
-    def enter(self, path: str) -> None:
-        """Begin a job in the namespace at `path` (also `/proc/PID/ns/net`)."""
-        self._jobs.append((path, lib.RCN_ENTER, len(self._kinds)))
+    def enter(self, path: str, cookie: int = 0) -> None:
+        """Begin a job in the namespace at `path` (also `/proc/PID/ns/net`).
+
+        `cookie`: that it must have; where another one is there by now, the job fails with ESTALE.
+        """
+        self._jobs.append((path, lib.RCN_ENTER, len(self._kinds), cookie))
 
     def host(self) -> None:
         """Begin a job without a namespace of its own."""
-        self._jobs.append(("", lib.RCN_HOST, len(self._kinds)))
+        self._jobs.append(("", lib.RCN_HOST, len(self._kinds), 0))
 
     def _add(
         self,
@@ -260,12 +263,12 @@ class Batch:
         count = len(self._jobs)
         jobs = ffi.new("struct rcn_job[]", count)
         keep = []
-        ends = [first for _, _, first in self._jobs[1:]] + [len(self._kinds)]
-        for job, (path, mode, first), end in zip(jobs, self._jobs, ends, strict=True):
+        ends = [first for _, _, first, _ in self._jobs[1:]] + [len(self._kinds)]
+        for job, (path, mode, first, cookie), end in zip(jobs, self._jobs, ends, strict=True):
             if path:
                 keep.append(ffi.new("char[]", path.encode()))
                 job.path = keep[-1]
-            job.mode, job.first, job.count = mode, first, end - first
+            job.mode, job.first, job.count, job.cookie = mode, first, end - first, cookie
         results = ffi.new("struct rcn_result[]", count)
         steps = ffi.from_buffer("struct rcn_step[]", self._steps) if self._steps else ffi.NULL
         error = lib.rcn_run(jobs, count, steps, results)
@@ -273,7 +276,7 @@ class Batch:
             raise OSError(-error, "the netlink threads could not start")
         return [
             Result(r.cookie, () if not r.error else (self._failure(r, first, path),))
-            for r, (path, _, first) in zip(results, self._jobs, strict=True)
+            for r, (path, _, first, _) in zip(results, self._jobs, strict=True)
         ]
 
     def _failure(self, r: Any, first: int, path: str) -> Failure:

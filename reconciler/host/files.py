@@ -56,8 +56,10 @@ def read_at(fd: int, name: str, limit: int) -> tuple[bytes, os.stat_result]:
     return content, found
 
 
-def replace_at(fd: int, name: str, content: bytes, like: os.stat_result) -> None:
-    """Put `content` in the place of `name`, with the mode and owner of `like`."""
+def replace_at(
+    fd: int, name: str, content: bytes, like: os.stat_result, *, mode: int | None = None
+) -> None:
+    """Put `content` in the place of `name`, with the owner of `like`, and its mode if not `mode`."""
     temporary = f".{name}.{secrets.token_hex(6)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(temporary, flags, 0o600, dir_fd=fd)
@@ -66,7 +68,7 @@ def replace_at(fd: int, name: str, content: bytes, like: os.stat_result) -> None
             opened.write(content)
             opened.flush()
             os.fchown(file, like.st_uid, like.st_gid)
-            os.fchmod(file, stat.S_IMODE(like.st_mode))
+            os.fchmod(file, stat.S_IMODE(like.st_mode) if mode is None else mode)
             os.fsync(file)
         os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
     except BaseException:

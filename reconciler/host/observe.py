@@ -4,27 +4,51 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
+from reconciler.core.attached import Attached, Attachment
 from reconciler.core.forwarding import NEIGHBOURS
 from reconciler.core.model import FORWARDING
-from reconciler.core.names import parse_alias
+from reconciler.core.names import HOOK, EndpointAlias, parse_alias
 from reconciler.core.observed import FileState, Observed, Witness, observe_owned
 from reconciler.core.rows import Space
 from reconciler.host import netns, procs, rtnl
 from reconciler.host.ahead import Ahead
 from reconciler.host.record import Record
 
+NOBODY: Attached = {}
 HOST_SYSCTLS = (*FORWARDING.values(), *NEIGHBOURS)
 
 
-def read_witness(record: Record, names: Collection[str] | None = None) -> Witness:
-    """The record of the run dir as a value; of containers these alone, where given."""
+def read_witness(
+    record: Record, names: Collection[str] | None = None, attached: Attached = NOBODY
+) -> Witness:
+    """The record of the run dir as a value; of containers these alone, where given.
+
+    `attached`: of whom the state dir knows the namespace as well.
+    """
+    known = {name: one.cookie for name, one in attached.items()}
     return Witness(
         present=record.present,
-        spaces=record.spaces(names),
+        spaces={**record.spaces(names), **known},
+        hooked=attached.keys(),
         ends=record.ends(names),
         bridges=record.bridges(),
         gateways=record.gateways(),
     )
+
+
+def adopt(record: Record, observed: Observed) -> None:
+    """Begin a lost record anew with what the marks on the objects say."""
+    containers = observed.containers.values()
+    record.adopt(
+        {seen.name: seen.space.cookie for seen in containers if seen.space is not None},
+        {
+            end.host.index: (end.network, seen.name, end.name)
+            for seen in containers
+            for end in seen.ends
+        },
+        {network: link.index for network, link in observed.bridges.items()},
+    )
+    record.note_gateways({str(a): n for a, n in observed.gateways.items()})
 
 
 class Dumps(NamedTuple):
@@ -37,13 +61,26 @@ class Dumps(NamedTuple):
     """The names that were read in each namespace."""
     key: bytes
     """The secret of the digests."""
+    attached: dict[str, Space]
+    """What lies at `/proc/PID/ns/net` of the processes that hooks were called for."""
 
 
-def dump(netns_dir: str, sysctls: tuple[str, ...], *, key: bytes) -> Dumps:
-    """Dump the host and every namespace of the netns dir, both at once."""
+def dump(
+    netns_dir: str, sysctls: tuple[str, ...], *, key: bytes, attached: Iterable[Attachment] = ()
+) -> Dumps:
+    """Dump the host, every namespace of the netns dir, and what was attached, both at once."""
     host = Ahead(partial(rtnl.scan_host, sysctls=HOST_SYSCTLS, key=key))
     files, spaces = netns.read(netns_dir, sysctls, key=key)
-    return Dumps(host.result(), files, spaces, sysctls, key)
+    return Dumps(host.result(), files, spaces, sysctls, key, _attached(attached, sysctls, key))
+
+
+def _attached(
+    attached: Iterable[Attachment], sysctls: tuple[str, ...], key: bytes
+) -> dict[str, Space]:
+    """What is found there; a process may be gone, and another one have its number."""
+    cookies = {one.source: one.cookie for one in attached}
+    found = dict(zip(cookies, rtnl.scan(list(cookies), sysctls=sysctls, key=key), strict=True))
+    return {path: s for path, s in found.items() if not s.error and s.cookie == cookies[path]}
 
 
 def dump_part(
@@ -53,11 +90,12 @@ def dump_part(
     key: bytes,
     files: Collection[str],
     links: Collection[int],
+    attached: Iterable[Attachment] = (),
 ) -> Dumps:
     """As `dump`, but of these files and of these links of the host alone."""
     host = rtnl.scan_host(sysctls=HOST_SYSCTLS, links=sorted(links), key=key)
     states, spaces = netns.read(netns_dir, sysctls, only=files, key=key)
-    return Dumps(host, states, spaces, sysctls, key)
+    return Dumps(host, states, spaces, sysctls, key, _attached(attached, sysctls, key))
 
 
 def observe(
@@ -98,18 +136,33 @@ def _nsids(spaces: Mapping[str, Space]) -> dict[int, int]:
 
 
 def _living(dumps: Dumps, witness: Witness, expected: Iterable[str]) -> dict[str, Space]:
-    """Namespaces of processes that are bound nowhere in the netns dir; looked for only when missed."""
-    host, spaces = dumps.host, dumps.spaces
-    cookies = {space.cookie for space in spaces.values()}
-    missed = any(name not in spaces for name in expected) or any(
-        cookie and cookie not in cookies for cookie in witness.spaces.values()
+    """Namespaces of processes that are bound nowhere in the netns dir, or that a hook attached; what is
+    not where it should be is looked for in all of /proc."""
+    host, attached = dumps.host, dumps.attached
+    hooked = {witness.spaces.get(name) for name in witness.hooked}
+    # No file counts for what a hook attached.
+    spaces = {file: s for file, s in dumps.spaces.items() if s.cookie not in hooked}
+    cookies = {space.cookie for found in (spaces, attached) for space in found.values()}
+    missed = (
+        any(name not in dumps.spaces for name in expected)
+        or any(cookie and cookie not in cookies for cookie in witness.spaces.values())
+        or any(_unknown(link.alias, witness) for link in host.links)
     )
     if not missed:
-        return {}
-    known = {space.inode for space in spaces.values()} | {host.inode}
+        return attached
+    known = {space.inode for found in (spaces, attached) for space in found.values()}
+    known.add(host.inode)
     paths = [path for inode, path in procs.namespaces().items() if inode not in known]
     found = rtnl.scan(paths, sysctls=dumps.sysctls, key=dumps.key)
-    return dict(zip(paths, found, strict=True))
+    return attached | dict(zip(paths, found, strict=True))
+
+
+def _unknown(alias: str, witness: Witness) -> bool:
+    """Whether it is the mark of a hook, and nobody knows the namespace."""
+    if not alias.endswith(HOOK):
+        return False
+    mark = parse_alias(alias)
+    return isinstance(mark, EndpointAlias) and mark.container not in witness.spaces
 
 
 def busy_in(observed: Observed) -> Callable[[str], tuple[int, ...]]:

@@ -26,6 +26,19 @@ def started(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def shut(pid: int, began: int) -> bool:
+    """Whether that process is there, and where it lives cannot be seen (it needs CAP_SYS_PTRACE)."""
+    if started(pid) != began:
+        return False
+    try:
+        os.stat(f"/proc/{pid}/ns/net")
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def namespaces() -> dict[int, str]:
     """Inode of each network namespace in which a process lives → one `/proc/PID/ns/net`."""
     found: dict[int, str] = {}

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from reconciler.core.attached import Attachment
 from reconciler.core.errors import StoreError
 from reconciler.core.leases import Book, Key
 from reconciler.core.memory import Grown, Memory, Young
@@ -27,6 +28,9 @@ CREATE TABLE IF NOT EXISTS file (name TEXT PRIMARY KEY, content BLOB) WITHOUT RO
 CREATE TABLE IF NOT EXISTS young (
     name TEXT PRIMARY KEY, content BLOB, modified_ns INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS attachment (
+    name TEXT PRIMARY KEY, body TEXT, boot TEXT, host TEXT, cookie TEXT, pid INTEGER,
+    started INTEGER, ip_file TEXT) WITHOUT ROWID;
 """
 SCHEMA += trials.SCHEMA
 BUSY_MS = 30_000
@@ -188,6 +192,37 @@ class Store:
             "INSERT OR REPLACE INTO file VALUES (?, ?)",
             [(name, zlib.compress(content, 1)) for name, content in contents.items()],
         )
+
+    def attachments(self) -> dict[str, Attachment]:
+        """What hooks attached, by container."""
+        rows = self._db.execute(
+            "SELECT name, body, boot, host, cookie, pid, started, ip_file FROM attachment"
+        )
+        return {
+            name: Attachment(
+                name=name,
+                body=body,
+                boot=boot,
+                host=int(host),  # cookies are 64 bits wide and unsigned
+                cookie=int(cookie),
+                pid=pid,
+                started=started,
+                ip_file=ip_file,
+            )
+            for name, body, boot, host, cookie, pid, started, ip_file in rows
+        }
+
+    def save_attachment(self, one: Attachment) -> None:
+        """Keep an attachment."""
+        row = (one.name, one.body, one.boot, str(one.host), str(one.cookie), one.pid, one.started)
+        self._db.execute(
+            "INSERT OR REPLACE INTO attachment VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (*row, one.ip_file),
+        )
+
+    def drop_attachments(self, names: Iterable[str]) -> None:
+        """Drop attachments."""
+        self._db.executemany("DELETE FROM attachment WHERE name=?", [(name,) for name in names])
 
     def get(self, name: str) -> str | None:
         """A small fact."""

@@ -87,7 +87,7 @@ static void prepare(const char *dir)
                "99",
                22);
         snprintf(paths[i], sizeof paths[i], "%s/c%d", dir, i);
-        jobs[i] = (struct rcn_job){paths[i], (uint32_t)base, PER, RCN_CREATE, 0};
+        jobs[i] = (struct rcn_job){paths[i], (uint32_t)base, PER, RCN_CREATE, 0, 0};
     }
 }
 

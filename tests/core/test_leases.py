@@ -48,6 +48,24 @@ def test_a_lost_book_is_read_back_from_the_kernel() -> None:
     assert shown(result) == {"a": "10.0.0.3", "b": "10.0.0.2"}
 
 
+def test_a_new_name_keeps_the_address_though_the_book_is_lost() -> None:
+    text = (
+        "networks: {n: {subnets: 10.0.0.0/28}}\ncontainers:\n  a: {interfaces: n}\n"
+        "  b: {interfaces: [{network: n, name: one}, {network: n, name: lan, default_route: false}, "
+        "{network: n, name: two, default_route: false}]}\n"
+    )
+    old, kept, gone = (parse_address(f"10.0.0.{n}") for n in (2, 7, 9))
+    seen = {Key("b", "n", name, 4): a for name, a in (("eth0", old), ("lan", kept), ("eth2", gone))}
+    found = loaded(f=text)
+    assert not found.rejections, found.rejections
+    for book in (EMPTY, Book(held=seen, freed={}, serial=0)):
+        result = assign(found.spec, book, standing=seen, busy=lambda name: False, kept=set())
+        assert {k.interface: a for k, a in result.addresses.items() if k.container == "b"} == {
+            "one": old, "lan": kept, "two": gone
+        }  # fmt: skip
+        assert shown(result)["a"] == "10.0.0.3" and not result.moves
+
+
 def test_what_still_stands_keeps_its_address_reserved() -> None:
     before = give(["old", "a"])
     after = give(["a", "new"], before.book, kept={"old"})

@@ -100,6 +100,30 @@ def test_losing_the_state_dir_changes_nothing(bare: PrivateHost) -> None:
     assert bare.addresses("eth0", "b") == before != bare.addresses("eth0", "c")
 
 
+def test_a_renamed_interface_is_known_by_its_new_name(bare: PrivateHost) -> None:
+    lan = "{network: runc0, name: lan}"
+    bare.write("a.yaml", NETS + "containers: {a: {interfaces: runc0}, b: {interfaces: runc0}}\n")
+    bare.reconcile()
+    bare.write("a.yaml", NETS + "containers: {b: {interfaces: runc0}}\n")
+    bare.reconcile()
+    before = bare.addresses("eth0", "b"), bare.link("eth0", "b")["ifindex"]
+
+    def now() -> tuple[list[str], int]:
+        return bare.addresses("lan", "b"), bare.link("lan", "b")["ifindex"]
+
+    shutil.rmtree(bare.state)
+    bare.write("a.yaml", NETS + f"containers: {{b: {{interfaces: {lan}}}}}\n")
+    bare.reconcile()
+    assert now() == before
+    shutil.rmtree(bare.state)
+    assert bare.reconcile().changes == [] and now() == before
+    # Somebody else may have the old name.
+    more = "{network: runc0, name: eth0, default_route: false}"
+    bare.write("a.yaml", NETS + f"containers: {{b: {{interfaces: [{more}, {lan}]}}}}\n")
+    assert bare.reconcile().report["converged"] and now() == before
+    assert bare.addresses("eth0", "b") != before[0]
+
+
 def test_losing_the_record_changes_nothing(bare: PrivateHost) -> None:
     bare.write("a.yaml", NETS + "containers: {a: {interfaces: runc0}, b: {mode: none}}\n")
     bare.reconcile()

@@ -16,25 +16,30 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="draws the same steps again (a random one)")
     parser.add_argument("--steps", type=int, help="so many steps, however long they take")
     parser.add_argument("--containers", type=int, default=60, help="at most so many (60)")
-    parser.add_argument("--firewall", choices=["iptables", "none"], default="iptables")
+    parser.add_argument(
+        "--firewall",
+        choices=["iptables", "nftables", "none"],
+        help="who writes the rules (drawn from the first two)",
+    )
     parser.add_argument("--log", help="where the daemon's log is kept in the end")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 32)
+    firewall = given.firewall or random.Random(seed).choice(["iptables", "nftables"])
     began = time.monotonic()
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:7.1f} {text}", flush=True)
 
-    say(f"seed {seed}")
+    say(f"seed {seed}, {firewall}")
     host = PrivateHost()
-    host.firewall = given.firewall
+    host.firewall = firewall
     course = Course(host, seed=seed, containers=given.containers, say=say)
     try:
         soaked = course.run(seconds=given.seconds, steps=given.steps)
     except WrongError as failure:
         print(failure)
         again = f"--seed {seed} --steps {course.step} --containers {given.containers}"
-        print(f"\nFAILED; again: python -m tests.soak {again} --firewall {given.firewall}")
+        print(f"\nFAILED; again: python -m tests.soak {again} --firewall {firewall}")
         return 1
     finally:
         if given.log:

@@ -61,8 +61,7 @@ class Course:
         self.say = say
         self.rng = random.Random(seed)
         self.editor = Editor(self.rng, host.config, containers)
-        self.with_rules = host.firewall != "none"
-        self.saboteur = Saboteur(self.rng, self.editor.declared, rules=self.with_rules)
+        self.saboteur = Saboteur(self.rng, self.editor.declared, firewall=host.firewall)
         self.oracle = Oracle(host, self.editor.declared)
         self.served = Served(host)
         self.inhabitants: list[subprocess.Popen[bytes]] = []
@@ -100,15 +99,14 @@ class Course:
     def _begin(self) -> None:
         self.editor.write_all()
         self.host.sh(FOREIGN)
-        if self.with_rules:
-            self.host.sh(FOREIGN_RULES)
+        self.host.sh(FOREIGN_RULES[self.host.firewall])
         self.served.start()
         self.served.wait_until_it_watches()
         self.host.sh(FOREIGN_INSIDE)
         self._live_in(ANCHOR)
         self.anchor = self.inhabitants.pop()
         wait_for(lambda: self._space(self.anchor.pid) == self._inode(ANCHOR), what="the anchor")
-        self.theirs = foreign(self.host, with_rules=self.with_rules)
+        self.theirs = foreign(self.host)
         self._quiet()
 
     def _space(self, pid: int) -> int:
@@ -238,7 +236,7 @@ class Course:
         settled_s = time.monotonic() - began
         findings = self._findings()
         findings += self._stood_through(leases, inodes)
-        theirs = foreign(self.host, with_rules=self.with_rules)
+        theirs = foreign(self.host)
         if theirs != self.theirs:
             was, now = self.theirs.splitlines(), theirs.splitlines()
             findings += [f"not ours, and gone: {line}" for line in was if line not in now]

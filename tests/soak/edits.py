@@ -254,7 +254,9 @@ class Editor:
             ]
         )
         net.options[key] = self.rng.choice(values)
-        return f"{key} of network {net.name}: {net.options[key]}"
+        if net.options.get("internal") == "true":
+            net.options.pop("masquerade", None)  # which would be refused
+        return f"{key} of network {net.name}: {net.options.get(key, 'the default')}"
 
     def subnet(self) -> str:
         net = self.declared.networks["move"]

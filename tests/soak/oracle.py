@@ -22,10 +22,20 @@ ip link set v1 alias 'somebody:1'; ip addr add 10.250.1.1/32 dev lo
 ip route add 10.251.0.0/16 via 10.250.0.9 proto 99; ip rule add from 10.250.0.0/24 lookup 77 pref 77
 ip neigh add 10.250.0.7 lladdr 02:00:00:00:00:07 dev dock0 nud permanent
 """
-FOREIGN_RULES = """
+FOREIGN_RULES = {
+    "none": ":",
+    "iptables": """
 iptables-legacy -N MINE; iptables-legacy -A MINE -s 10.250.0.0/24 -j ACCEPT
 iptables-legacy -A FORWARD -j MINE; iptables-legacy -t nat -A POSTROUTING -s 10.250.0.0/24 -j MASQUERADE
-"""
+""",
+    "nftables": """
+nft add table inet mine; nft 'add chain inet mine forward { type filter hook forward priority 1; }'
+nft add rule inet mine forward ip saddr 10.250.0.0/24 accept
+nft 'add set inet mine homes4 { type ifname; elements = { "dock0" }; }'
+nft add table bridge mine; nft 'add chain bridge mine c { type filter hook prerouting priority -251; }'
+nft add rule bridge mine c iifname dock0 accept
+""",
+}
 FOREIGN_INSIDE = f"""
 ip -n {ANCHOR} link add vpn type bridge; ip -n {ANCHOR} addr add 10.252.0.1/24 dev vpn
 ip -n {ANCHOR} link set vpn up; ip -n {ANCHOR} route add 10.253.0.0/16 dev vpn
@@ -43,7 +53,9 @@ FILES = {"internet", "stranger"}
 
 
 def rules(host: PrivateHost) -> list[str]:
-    """Our rules in their order, without counters and dates."""
+    """Our rules in their order, without counters and dates; where nftables have them, all else too."""
+    if host.firewall == "nftables":
+        return [line for table in ("inet", "bridge") for line in _table(host, table)]
     return [
         line.split(" [")[0]
         for program in ("iptables-legacy-save", "ip6tables-legacy-save")
@@ -52,10 +64,30 @@ def rules(host: PrivateHost) -> list[str]:
     ]
 
 
-def foreign(host: PrivateHost, *, with_rules: bool) -> str:
+def _nft(host: PrivateHost, family: str) -> list[tuple[str, dict[str, Any]]]:
+    """What our table of that family holds, by kind; nothing where there is none."""
+    run = host.run("nft", "-j", "list", "table", family, "runcnet", check=False)
+    found = json.loads(run.out)["nftables"] if run.code == 0 else []
+    return [(kind, body) for item in found for kind, body in item.items() if kind != "metainfo"]
+
+
+def _table(host: PrivateHost, family: str) -> Iterator[str]:
+    # A chain's rules keep their order; that of chains and sets means nothing.
+    for kind, body in sorted(_nft(host, family), key=lambda item: item[1].get("chain", "")):
+        body.pop("handle", None)
+        # What the kernel adds by itself, and what containers have, which differs from host to host.
+        elements = body.pop("elem", []) if kind in ("set", "map") else []
+        yield f"{kind} {'-A ' if kind == 'rule' else ''}{json.dumps(body)}"
+        if family == "inet" and elements and body["name"] != "switched":
+            yield from (f"{body['name']}: {json.dumps(element)}" for element in elements)
+
+
+def foreign(host: PrivateHost) -> str:
     """All that is somebody else's, as text."""
     text = host.sh(LOOK_FOREIGN, check=False).out
-    if with_rules:
+    if host.firewall == "nftables":
+        text += host.sh("nft list table inet mine; nft list table bridge mine").out
+    elif host.firewall == "iptables":
         saved = host.run("iptables-legacy-save").out.splitlines()
         text += "\n".join(x for x in saved if "MINE" in x or "10.250" in x)
     # Link-local addresses are tentative at first.
@@ -132,6 +164,7 @@ class Oracle:
             *(text for member in members for text in self._inside(seen, member)),
             *self._pings(members),
             *self._rules(),
+            *self._checked(seen, members),
         ]
 
     @staticmethod
@@ -304,3 +337,55 @@ class Oracle:
             order = [line for line in rules(self.host) if "-A" in line]
             if order != [line for line in self._expected_rules[1] if "-A" in line]:
                 yield "rules: their order is another one"
+
+    def _checked(self, seen: Seen, members: list[Member]) -> Iterator[str]:
+        """From which addresses members of bridges may send, where nftables look at that."""
+        if self.host.firewall != "nftables":
+            return
+        checked: list[str] = []
+        wanted: list[tuple[str, str]] = []
+        bridged = {(m.name, name): port for m in members for name, port in m.ports
+                   if self.declared.networks[port.network].kind == "bridge"}  # fmt: skip
+        for member in members:
+            links = seen.spaces.get(member.name, {}).get("links", {})
+            for name, port in member.ports:
+                if (member.name, name) not in bridged:
+                    continue
+                end = end_name(member, name, port)
+                checked.append(end)
+                wanted += [(end, a) for i, _, a in self.addresses(member) if i == name]
+                if 6 in self.declared.networks[port.network].versions and name in links:
+                    wanted.append((end, _own_link_local(links[name]["address"])))
+        sets = {
+            body["name"]: _values(body) for kind, body in _nft(self.host, "bridge") if kind == "set"
+        }
+        six = [(end, address) for end, address in wanted if ":" in address]
+        yield from self._differ("checked ends", checked, sets.get("checked", []))
+        for name, pairs in (
+            ("addresses4", [pair for pair in wanted if pair not in six]),
+            ("addresses6", six),
+            ("targets6", six),
+        ):
+            yield from self._differ(name, pairs, sets.get(name, []))
+
+
+def _own_link_local(mac: str) -> str:
+    """The link-local address that follows from a MAC (RFC 4291, EUI-64)."""
+    one, *rest = bytes.fromhex(mac.replace(":", ""))
+    number = bytes([one ^ 2, *rest[:2], 0xFF, 0xFE, *rest[2:]])
+    return str(ipaddress.IPv6Address(bytes.fromhex("fe80000000000000") + number))
+
+
+def _values(body: dict[str, Any]) -> list[Any]:
+    """The elements of a set: links, or links and addresses."""
+    found = []
+    for element in body.get("elem", []):
+        value = element["elem"]["val"] if "elem" in element else element
+        if isinstance(value, dict):
+            end, address = value["concat"]
+            # What packets are asked for at an offset is shown as a number.
+            raw = isinstance(address, str) and address.startswith("0x")
+            found.append((end, str(ipaddress.ip_address(int(address, 16) if raw else address))))
+        else:
+            found.append(value)
+    return found

@@ -124,20 +124,40 @@ HOST = {
     ),
 }
 RULES = {
-    "NAT rules flushed": Blow("iptables-legacy -t nat -F RUNCNET-POSTROUTING"),
-    "forward rules flushed": Blow("iptables-legacy -F RUNCNET-FORWARD; ip6tables-legacy -F RUNCNET-FORWARD"),
-    "jump gone": Blow("iptables-legacy -D FORWARD -j RUNCNET-FORWARD"),
-    "a rule too many": Blow("iptables-legacy -A RUNCNET-FORWARD -j ACCEPT"),
+    "none": {},
+    "iptables": {
+        "NAT rules flushed": Blow("iptables-legacy -t nat -F RUNCNET-POSTROUTING"),
+        "forward rules flushed": Blow("iptables-legacy -F RUNCNET-FORWARD; ip6tables-legacy -F RUNCNET-FORWARD"),
+        "jump gone": Blow("iptables-legacy -D FORWARD -j RUNCNET-FORWARD"),
+        "a rule too many": Blow("iptables-legacy -A RUNCNET-FORWARD -j ACCEPT"),
+    },
+    "nftables": {
+        "NAT rules flushed": Blow("nft flush chain inet runcnet postrouting4"),
+        "forward rules flushed": Blow("nft flush chain inet runcnet forward4; nft flush chain inet runcnet forward6"),
+        "jumps gone": Blow("nft flush chain inet runcnet forward"),
+        "a rule too many": Blow("nft add rule inet runcnet forward4 accept"),
+        "the same rules twice": Blow("nft list table inet runcnet | nft -f -"),
+        "a chain too many": Blow("nft add chain inet runcnet strange"),
+        "table gone": Blow("nft delete table inet runcnet"),
+        "elements gone": Blow("nft flush set inet runcnet members4; nft flush set inet runcnet homes6"),
+        "elements too many": Blow("nft add element inet runcnet members4 '{{ \"zz{number}\" }}'"),
+        "the bridges' table gone": Blow("nft delete table bridge runcnet"),
+        "addresses gone": Blow("nft flush set bridge runcnet addresses4; nft flush set bridge runcnet targets6"),
+        "addresses too many": Blow(
+            "nft add element bridge runcnet addresses4 '{{ \"zz{number}\" . 10.204.0.{number} }}'"
+        ),
+        "nobody is checked": Blow("nft flush set bridge runcnet checked; nft flush chain bridge runcnet prerouting"),
+    },
 }  # fmt: skip
 
 
 class Saboteur:
     """Draws sabotage, and remembers what it has done since the last quiet moment."""
 
-    def __init__(self, rng: random.Random, declared: Declared, *, rules: bool) -> None:
+    def __init__(self, rng: random.Random, declared: Declared, *, firewall: str) -> None:
         self.rng = rng
         self.declared = declared
-        self.host = {**HOST, **(RULES if rules else {})}
+        self.host = {**HOST, **RULES[firewall]}
         self.mends: list[str] = []
         self.killed: set[str] = set()
         self.wounded: set[str] = set()

@@ -1,8 +1,9 @@
 """`python everyone.py SEED [keep]`: who reaches whom, asked by real echo requests.
 
 Reads lines `NETNS ADDRESS` from stdin. First the host asks each address, then each member one other,
-at random. In rounds of 400; between two, the neighbours that the kernel has learned are dropped: one
-table serves all namespaces, and it holds 1,024 by default (`keep`: there is nothing learned to drop). Prints the pairs that had no answer.
+at random. In rounds of 150; between two, the neighbours that the kernel has learned are dropped: one
+table serves all namespaces, it holds 1,024 by default, and others have theirs there (`keep`: there is
+nothing learned to drop). Prints the pairs that had no answer.
 """
 
 import ctypes
@@ -14,7 +15,7 @@ import struct
 import sys
 import time
 
-ROUND = 400
+ROUND = 150
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
 RTM_DELNEIGH, NLM_F_REQUEST, NDA_DST = 29, 1, 1

@@ -335,6 +335,26 @@ class PrivateHost:
         (bundle / "config.json").write_text(json.dumps(config, indent=2))
         return bundle
 
+    def hooked(self, bundle: Path, *flags: str, hooks: tuple[str, ...] = ()) -> Path:
+        """The bundle, its hooks calling runcnet with these flags; its namespace is the runtime's."""
+        config = json.loads((bundle / "config.json").read_text())
+        config["linux"]["namespaces"] = [
+            {"type": "network"} if n["type"] == "network" else n
+            for n in config["linux"]["namespaces"]
+        ]
+        config["hooks"] = {
+            stage: [
+                {
+                    "path": sys.executable,
+                    "args": self.command("runcnet", "hook", stage, *self.options, *flags),
+                    "env": [f"PATH={os.environ['PATH']}", f"PYTHONPATH={ROOT}"],
+                }
+            ]
+            for stage in hooks or ("createRuntime", "poststop")
+        }
+        (bundle / "config.json").write_text(json.dumps(config, indent=2))
+        return bundle
+
     def runc(self, *words: str, runtime: str = "runc", check: bool = True) -> Run:
         """runc with a state dir of the host's own."""
         return self.run(*self._oci(runtime), *words, check=check)

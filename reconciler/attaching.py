@@ -1,0 +1,189 @@
+"""Attaching a runtime's namespace, and taking it away again, in a process of its own."""
+
+import os
+import time
+
+import msgspec
+
+from reconciler.core.attached import Attachment
+from reconciler.core.errors import ObjectError, RuncnetError
+from reconciler.core.request import Request
+from reconciler.core.schema import unknown
+from reconciler.host import ipfile, procs, rtnl
+from reconciler.host.machine import boot_id
+from reconciler.host.record import Record
+from reconciler.host.store import Store
+from reconciler.once import done, opened, report_of
+from reconciler.prospect import Prospect, Settings
+from reconciler.reconcile import Pass
+from reconciler.telling import MOTION
+from reconciler.troubles import note_troubles
+
+
+def attachment_of(request: Request) -> Attachment:
+    """What is to be attached, from the process that the runtime names. Raises RuncnetError."""
+    name, pid = request.name, request.pid
+    path = f"/proc/{pid}/ns/net"
+    began = procs.started(pid)
+    if began is None:
+        raise RuncnetError(
+            f"{name}: there is no process {pid} (the state's pid is the container's)"
+        )
+    space = rtnl.scan([path])[0]
+    if space.error:
+        why = os.strerror(space.error)
+        raise RuncnetError(f"{name}: the namespace of process {pid} cannot be entered: {why}")
+    host = rtnl.cookie()
+    if space.cookie == host:
+        raise RuncnetError(
+            f"{name}: process {pid} lives in the host's own network namespace (the bundle's "
+            "linux.namespaces needs an entry of type network without a path)"
+        )
+    if procs.started(pid) != began:
+        raise RuncnetError(f"{name}: process {pid} ended meanwhile")
+    return Attachment(
+        name=name,
+        body=msgspec.json.encode(request.body).decode(),
+        boot=boot_id(),
+        host=host,
+        cookie=space.cookie,
+        pid=pid,
+        started=began,
+        ip_file=os.path.join(request.bundle, request.ip_file) if request.ip_file else "",
+    )
+
+
+def check_free(one: Attachment, store: Store, record: Record) -> None:
+    """Refuse a namespace that is somebody else's, and an id that lives elsewhere. Raises RuncnetError."""
+    for name, other in store.attachments().items():
+        if name != one.name and (other.boot, other.cookie) == (one.boot, one.cookie):
+            raise RuncnetError(f"{one.name}: its namespace was attached already, as {name}")
+        elsewhere = name == one.name and (other.boot, other.cookie) != (one.boot, one.cookie)
+        if elsewhere and other.boot == one.boot and procs.started(other.pid) == other.started:
+            raise RuncnetError(
+                f"{name}: a container of that id runs already, as process {other.pid} "
+                "(take another id, or stop that one)"
+            )
+    for name, cookie in record.spaces().items():
+        if cookie == one.cookie and name != one.name:
+            raise RuncnetError(
+                f"{one.name}: its namespace is that of container {name} (a declared container needs "
+                "no hook: drop one of the two)"
+            )
+
+
+def scope(one: Attachment) -> frozenset[str]:
+    """What is looked at for an attachment: it, its networks, and the host."""
+    interfaces = msgspec.json.decode(one.body)["interfaces"]
+    near = {f"network/{i['network']}" for i in interfaces}
+    return frozenset({f"container/{one.name}", "host", *near})
+
+
+def refusal(current: Pass, prospect: Prospect, one: Attachment) -> str:
+    """Why it cannot be attached; empty: it can."""
+    loaded = prospect.declared.loaded
+    for near in sorted(scope(one)):
+        kind, _, network = near.partition("/")
+        if kind == "network" and network not in prospect.spec.networks:
+            return unknown("network", network, prospect.spec.networks)
+    text = loaded.orphans.get(one.name)
+    if text:
+        return text
+    if loaded.rejections or loaded.stuck:
+        others = {name: a for name, a in current.hooked.known.items() if name != one.name}
+        alone = current.shelf.read(
+            current.store.memory(), current.store.trials.doubts(), others
+        ).loaded
+        for rejection in loaded.rejections:
+            if rejection not in alone.rejections:
+                return rejection.message
+        if loaded.stuck != alone.stuck:
+            return loaded.stuck
+    for name in sorted(scope(one)):
+        problems = prospect.problems.get(name)
+        if problems:
+            return problems[0] if name == f"container/{one.name}" else f"{name}: {problems[0]}"
+    member = prospect.desired.members.get(one.name)
+    if member is None:
+        return "it cannot be judged while a file is rejected (see `runcnet validate`)"
+    if prospect.wall.problem:
+        return prospect.wall.problem
+    return ""
+
+
+def attach(settings: Settings, request: Request) -> None:
+    """Join a namespace to networks as if it were declared. Raises RuncnetError; nothing is left then."""
+    one = attachment_of(request)
+    with opened(settings, change=True) as (store, record):
+        check_free(one, store, record)
+        try:
+            address = _attach(settings, store, record, one)
+            if one.ip_file:
+                ipfile.write(one.ip_file, address)
+        except _HalfDoneError as error:
+            _detach(settings, store, record, one.name)
+            raise RuncnetError(str(error)) from error
+        except ObjectError:
+            _detach(settings, store, record, one.name)
+            raise
+
+
+class _HalfDoneError(RuncnetError):
+    """Something was made, and it is not whole."""
+
+
+def _attach(settings: Settings, store: Store, record: Record, one: Attachment) -> str:
+    """Answers with the first address."""
+    started = time.monotonic()
+    with store.transaction():
+        old = store.book()
+        store.save_attachment(one)
+        current = Pass(settings, store=store, record=record, changing=True, only=scope(one))
+        current.shelf.newcomer = one.name
+        prospect = current.look()
+        if prospect.declared.restless_s:
+            prospect = current.look(restless=MOTION)
+        why = refusal(current, prospect, one)
+        if why:
+            raise RuncnetError(f"{one.name}: {why}")
+        current.keep_books(prospect, old)
+    record.note_spaces({one.name: one.cookie})
+    outcomes = current.settle(prospect)
+    report = report_of(prospect, done(outcomes), started, dry=False)
+    note_troubles(record, report, prospect, scope=current.only, now=time.time())
+    failed = next((d for d in report.operations if d.ok is False), None)
+    if failed is not None:
+        raise _HalfDoneError(
+            f"{failed.operation.object}: {failed.operation.describe()}: {failed.error}"
+        )
+    member = prospect.desired.members[one.name]
+    carried = [a for e in member.endpoints for a in e.addresses if not a.is_link_local]
+    return str(carried[0].address) if carried else ""
+
+
+def detach(settings: Settings, request: Request) -> None:
+    """Take an attachment away; content where there is none. Raises RuncnetError."""
+    with opened(settings, change=True) as (store, record):
+        _detach(settings, store, record, request.name)
+
+
+def _detach(settings: Settings, store: Store, record: Record, name: str) -> None:
+    one = store.attachments().get(name)
+    if one is None:
+        return
+    started = time.monotonic()
+    with store.transaction():
+        old = store.book()
+        only = frozenset({f"container/{name}"})
+        current = Pass(settings, store=store, record=record, changing=True, only=only)
+        current.hooked.leave(name)
+        prospect = current.look(restless="a hook takes away what is its own alone")
+        current.keep_books(prospect, old)
+    outcomes = current.settle(prospect)
+    report = report_of(prospect, done(outcomes), started, dry=False)
+    note_troubles(record, report, prospect, scope=only, now=time.time())
+    if one.ip_file:
+        ipfile.drop(one.ip_file)
+    failed = next((d for d in report.operations if d.ok is False), None)
+    if failed is not None:
+        raise RuncnetError(f"{name}: {failed.operation.describe()}: {failed.error}")

@@ -1,0 +1,47 @@
+"""`runcnet hook STAGE`: what a runtime calls when it starts or ends a container."""
+
+import argparse
+import os
+import sys
+
+from reconciler.core.errors import RuncnetError, UsageError
+from reconciler.core.request import ATTACHING, STATE_BYTES, request
+from reconciler.options import OK, need_privileges, settings_of
+
+STAGES = ("createRuntime", "prestart", "poststop")
+IP_FILE = ".ip"
+
+
+def options_for(parser: argparse.ArgumentParser) -> None:
+    """The hook's own options."""
+    add = parser.add_argument
+    add("stage", choices=STAGES, metavar="createRuntime|prestart|poststop")
+    add("--network", action="append", default=[], metavar="NET[:ip=A,mac=M,interface_name=I]")
+    add("--port", action="append", default=[], metavar="P", help="as in a definition file")
+    add("--no-annotations", action="store_true", help="runcnet.networks and .ports do not count")
+    add("--ip-file", nargs="?", const=IP_FILE, default="", metavar="NAME",
+        help=f"write the address to that file of the bundle ({IP_FILE})")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """Attach or detach the container whose state is on stdin."""
+    need_privileges()
+    if "/" in options.ip_file or options.ip_file in (".", ".."):
+        raise UsageError("--ip-file is the name of a file in the bundle, not a path")
+    asked = request(
+        options.stage,
+        sys.stdin.buffer.read(STATE_BYTES + 1),
+        networks=options.network,
+        ports=options.port,
+        annotated=not options.no_annotations,
+        ip_file=options.ip_file,
+    )
+    if asked.ip_file and not os.path.isabs(asked.bundle):
+        raise RuncnetError(f"{asked.name}: the state names no bundle for --ip-file")
+    from reconciler import attaching
+
+    if options.stage in ATTACHING:
+        attaching.attach(settings_of(options), asked)
+    else:
+        attaching.detach(settings_of(options), asked)
+    return OK

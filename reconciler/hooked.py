@@ -1,0 +1,66 @@
+"""What hooks attached, as a pass sees it: who is known, who is over, who is found again by marks."""
+
+import msgspec
+
+from reconciler.core.attached import Attachment, over, rebuilt, unknown
+from reconciler.core.leases import Book
+from reconciler.core.model import Address, Spec
+from reconciler.core.observed import Observed
+from reconciler.host import procs
+from reconciler.host.machine import boot_id
+from reconciler.host.store import Store
+
+
+class Hooked:
+    """The attachments of one pass. What it finds out is written to the store."""
+
+    def __init__(self, store: Store, *, machine: str) -> None:
+        self._store = store
+        self._machine = machine
+        self.known: dict[str, Attachment] = store.attachments()
+        self.gone: dict[str, Attachment | None] = {}
+        """Those that this pass takes away, whatever else may stay."""
+
+    @property
+    def going(self) -> frozenset[str]:
+        """The objects that go."""
+        return frozenset(f"container/{name}" for name in self.gone)
+
+    def leave(self, name: str) -> None:
+        """One is to go."""
+        self._store.drop_attachments([name])
+        self.gone[name] = self.known.pop(name, None)
+
+    def freed(self, book: Book) -> frozenset[Address]:
+        """The addresses that those had."""
+        if not self.gone:
+            return frozenset()
+        found = {address for key, address in book.held.items() if key.container in self.gone}
+        return frozenset(found.union(*(one.addresses() for one in self.gone.values() if one)))
+
+    def settle(self, spec: Spec, observed: Observed) -> bool:
+        """Drop those whose namespace is gone, and take those in that a lost state dir no longer knows.
+
+        Answers whether what is declared is another now.
+        """
+        boot = boot_id()
+        shut = {one.name for one in self.known.values() if procs.shut(one.pid, one.started)}
+        ended = over(self.known.values(), observed, boot, shut)
+        found = [seen for seen in unknown(self.known, observed) if seen.name not in self.gone]
+        for name in ended:
+            self.leave(name)
+        for seen in found:
+            assert seen.space is not None  # it has a source
+            pid = min(procs.pids_by_inode().get(seen.space.inode, ()), default=0)
+            one = Attachment(
+                name=seen.name,
+                body=msgspec.json.encode(rebuilt(seen, spec.networks, self._machine)).decode(),
+                boot=boot,
+                host=observed.host.cookie,
+                cookie=seen.space.cookie,
+                pid=pid,
+                started=procs.started(pid) or 0,
+            )
+            self.known[one.name] = one
+            self._store.save_attachment(one)
+        return bool(ended or found)

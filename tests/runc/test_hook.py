@@ -1,0 +1,115 @@
+"""Containers whose namespace a runtime makes, attached by hooks."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support import need
+from tests.support.host import SERVER, PrivateHost, wait_for
+
+NETWORK = 'networks: {n: {subnets: [10.88.0.0/24, "fd00:88::/64"]}}\n'
+PAGE = "a page from a container\n"
+
+
+def server(host: PrivateHost, name: str) -> Path:
+    """A bundle with a web server."""
+    bundle = host.bundle(name, "httpd", "-f", "-p", "80", "-h", "/tmp")
+    (bundle / "rootfs" / "bin" / "httpd").symlink_to("busybox")
+    (bundle / "rootfs" / "tmp" / "index.html").write_text(PAGE)
+    return bundle
+
+
+def page(host: PrivateHost, url: str, netns: str = "internet") -> bool:
+    lead = ["ip", "netns", "exec", netns] if netns else []
+    return host.run(*lead, "curl", "-s", "--max-time", "3", url, check=False).out == PAGE
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+def test_hooks_alone_make_a_network(host: PrivateHost, runtime: str) -> None:
+    need.program(runtime)
+    need.program("curl")
+    host.write("n.yaml", NETWORK)
+    host.reconcile()
+    before = host.ours()
+    bundle = host.hooked(server(host, "web"), "--network", "n", "--port", "8080:80", "--ip-file")
+    with host.container("web", bundle, runtime) as pid:
+        for target in ("10.88.0.1", SERVER):
+            host.runc("exec", "web", "ping", "-c1", "-W2", target, runtime=runtime)
+        assert (bundle / ".ip").read_text() == "10.88.0.2\n"
+        wait_for(lambda: page(host, "http://192.0.2.2:8080/"), what="the published port")
+        [one] = json.loads(host.runcnet("status", "--json").out)["containers"]
+        assert (one["name"], one["state"], one["declared"]) == ("web", "ok", "hook")
+        assert one["netns"] == f"/proc/{pid}/ns/net" and one["ports"] == ["8080:80"]
+        assert host.reconcile().changes == []
+
+        # A veth that somebody deletes comes back as it was.
+        [seen] = one["interfaces"]
+        host.sh(f"ip link del {seen['host_interface']}")
+        made = host.reconcile().changes
+        assert {change.partition(":")[0] for change in made} == {"container/web"}
+        [again] = json.loads(host.runcnet("status", "--json").out)["containers"]
+        assert again["interfaces"] == [seen]
+        assert page(host, "http://192.0.2.2:8080/")
+    assert host.ours() == before
+    assert not (bundle / ".ip").exists()
+    assert host.reconcile().changes == []
+
+
+def test_fifty_at_once_come_and_go(host: PrivateHost) -> None:
+    need.program("runc")
+    host.write("n.yaml", NETWORK)
+    host.reconcile()
+    before = host.ours()
+    first = host.hooked(host.bundle("c", "sleep", "600"), "--network", "n")
+    names = [f"c{number}" for number in range(50)]
+    script = "{} run -d -b {} {} >/dev/null 2>{} </dev/null"
+
+    def start(name: str) -> int:
+        log = host.dir / f"{name}.log"
+        code = host.sh(script.format("runc --root /run/oci", first, name, log), check=False).code
+        assert code == 0, log.read_text()
+        return code
+
+    with ThreadPoolExecutor(50) as pool:
+        try:
+            assert list(pool.map(start, names)) == [0] * 50
+            found = json.loads(host.runcnet("status", "--json").out)["containers"]
+            assert {c["name"] for c in found} == set(names)
+            assert {c["state"] for c in found} == {"ok"}
+            addresses = [a for c in found for i in c["interfaces"] for a in i["addresses"]]
+            assert len(addresses) == len(set(addresses)) == 100
+            for name in names[::10]:
+                host.runc("exec", name, "ping", "-c1", "-W2", SERVER)
+            assert host.reconcile().changes == []
+        finally:
+            gone = pool.map(lambda name: host.runc("delete", "-f", name, check=False).code, names)
+            assert list(gone) == [0] * 50
+    assert host.ours() == before
+    assert host.reconcile().changes == []
+    assert "10.88" not in host.sh(f"strings {host.state}/state.db* || true").out
+
+
+def test_a_start_that_is_refused_leaves_nothing(host: PrivateHost) -> None:
+    need.program("runc")
+    host.write("n.yaml", NETWORK + "containers: {known: {interfaces: n, ports: '8080:80'}}\n")
+    host.reconcile()
+    before = host.ours()
+
+    def refused(name: str, *flags: str) -> str:
+        bundle = host.hooked(host.bundle(name, "sleep", "600"), *flags)
+        done = host.runc("run", "-d", "-b", str(bundle), name, check=False)
+        assert done.code != 0
+        host.runc("delete", "-f", name, check=False)
+        assert host.ours() == before and host.reconcile().changes == []
+        return done.err
+
+    assert f"known is declared at {host.config}/n.yaml:2 already" in refused(
+        "known", "--network", "n"
+    )
+    assert "unknown network 'absent' (known: n)" in refused("a", "--network", "absent")
+    assert "host port 8080/tcp is container known's" in refused(
+        "b", "--network", "n", "--port", "8080:80"
+    )
+    assert "10.99.0.1 is outside 10.88.0.0/24" in refused("c", "--network", "n:ip=10.99.0.1")
