@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from reconciler import __version__, commands, hook
+from reconciler import __version__, bundles, commands, hook
 from reconciler.options import Parser, common, guarded, need_privileges, period
 
 
@@ -95,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     teardown.add_argument("--yes", action="store_true", help="do not ask")
     called = command("hook", hook.run, "called by a runtime: attach a container, or take it away")
     hook.options_for(called)
+    text = "wire a bundle by hand, by hooks or to a namespace; or say what is wrong with it"
+    bundles.options_for(command("bundle", bundles.run, text))
     for name in ("add", "rm"):
         later = command(name, commands.run_later, "reserved, not built yet")
         later.add_argument("words", nargs=argparse.REMAINDER)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.splice import Mount, SpliceError, splice, unjoinable
+from reconciler.core.jsonbytes import SpliceError
+from reconciler.core.splice import Mount, splice, unjoinable
 
 OURS = "/run/runcnet/dns/"
 PATH = "/run/netns/web"
