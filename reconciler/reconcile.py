@@ -65,10 +65,13 @@ class Pass:
         self.looking = looking
         self.progress: Callable[[int], None] = lambda count: None
         self.changing = changing
-        self.machine = machine_id()
-        self.groups = userns.groups() or EVERY_GROUP
+        self.machine, self.groups = machine_id(), userns.groups() or EVERY_GROUP
         self.yielding = False  # see Policy
         self.hooked = Hooked(store, machine=self.machine)
+        self.going: frozenset[str] = frozenset()
+        """Objects that somebody has asked to go by name: they go if nobody declares them."""
+        self.forced: frozenset[str] = frozenset()
+        """Containers that go, when they go, also while they are in use."""
         self.above = 0
         """Link numbers up to this one are known to be taken."""
         self._ahead: Ahead[Dumps] | None = None
@@ -80,7 +83,7 @@ class Pass:
         for reads in range(READS):
             result = self.look()
             restless_s = result.declared.restless_s
-            expected = trial.expected(self.store, result.declared)
+            expected = trial.expected(self.store, result.declared) | self.going
             if not restless_s or not taking_away(result.plan) - expected:
                 return result
             if reads == READS - 1:
@@ -117,8 +120,8 @@ class Pass:
             busy=busy,
             settled=settled(desired, observed, seals),
             keep=restless or declared.keep,
-            expected=trial.expected(self.store, declared) | self.hooked.going,
-            forced=self.hooked.going,
+            expected=trial.expected(self.store, declared) | self.going | self.hooked.going,
+            forced=self.forced.union(self.hooked.gone),
             freed=self.hooked.freed(book),
         )
         options = Options(
@@ -209,9 +212,8 @@ class Pass:
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
         """What the kernel is to hold."""
-        return desired_state(
-            spec, addresses, machine=self.machine, host=observed.host, groups=self.groups
-        )
+        host, groups = observed.host, self.groups
+        return desired_state(spec, addresses, machine=self.machine, host=host, groups=groups)
 
     def wall(self) -> Wall:
         """The firewall's part."""

@@ -89,7 +89,7 @@ class Wall:
 
         def stays(name: str) -> bool:
             """Whether a container that is not wanted, or not readable, keeps its ports."""
-            if name in desired.members or name in gone or f"container/{name}" in scene.forced:
+            if name in desired.members or name in gone or name in scene.forced:
                 return False
             return name in observed.containers or bool(scene.keep)
 
