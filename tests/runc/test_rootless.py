@@ -69,6 +69,12 @@ def test_a_rootless_container_in_a_user_namespace_has_its_network(
         group = user.run("nsenter", "--net=/run/home/netns/db", "cat",
                          "/proc/sys/net/ipv4/ping_group_range")  # fmt: skip
         assert group.out.split() == ["0", "0"], "the one group that there is may ping"
+        # By hooks the namespace belongs to the container's own user namespace, and so do its rights.
+        own = user.bundle("own", "ping", "-c1", "-W2", "176.10.0.7")
+        user.runcnet("bundle", str(own), "--network", "runc0", "--firewall", firewall)
+        assert "is fine" in user.runcnet("bundle", str(own), "--check").out
+        run = user.run("runc", "--root", "/run/home/oci", "run", "-b", str(own), f"{user.id}-own")
+        assert "1 packets received" in run.out
         assert bare.ours() == before, "nothing is seen or changed outside"
 
         user.run("runc", "--root", "/run/home/oci", "delete", "-f", user.id)
