@@ -29,12 +29,12 @@ def attachment_of(request: Request) -> Attachment:
         raise RuncnetError(
             f"{name}: there is no process {pid} (the state's pid is the container's)"
         )
-    space = rtnl.scan([path])[0]
+    space, first = rtnl.scan([path, "/proc/1/ns/net"])
     if space.error:
         why = os.strerror(space.error)
         raise RuncnetError(f"{name}: the namespace of process {pid} cannot be entered: {why}")
     host = rtnl.cookie()
-    if space.cookie == host:
+    if space.cookie in (host, first.cookie):  # one may be inside of the other, in a user namespace
         raise RuncnetError(
             f"{name}: process {pid} lives in the host's own network namespace (the bundle's "
             "linux.namespaces needs an entry of type network without a path)"

@@ -1,11 +1,14 @@
 """What hooks attached, as a pass sees it: who is known, who is over, who is found again by marks."""
 
+from collections.abc import Callable, Mapping
+
 import msgspec
 
 from reconciler.core.attached import Attachment, over, rebuilt, unknown
 from reconciler.core.leases import Book
 from reconciler.core.model import Address, Spec
 from reconciler.core.observed import Observed
+from reconciler.core.policy import Lead
 from reconciler.host import procs
 from reconciler.host.machine import boot_id
 from reconciler.host.store import Store
@@ -38,9 +41,15 @@ class Hooked:
         found = {address for key, address in book.held.items() if key.container in self.gone}
         return frozenset(found.union(*(one.addresses() for one in self.gone.values() if one)))
 
-    def settle(self, spec: Spec, observed: Observed) -> bool:
+    def settle(
+        self,
+        spec: Spec,
+        observed: Observed,
+        published: Callable[[], Mapping[str, tuple[Lead, ...]]],
+    ) -> bool:
         """Drop those whose namespace is gone, and take those in that a lost state dir no longer knows.
 
+        `published` reads back which ports lead where (by `NETWORK/CONTAINER`).
         Answers whether what is declared is another now.
         """
         boot = boot_id()
@@ -49,12 +58,14 @@ class Hooked:
         found = [seen for seen in unknown(self.known, observed) if seen.name not in self.gone]
         for name in ended:
             self.leave(name)
+        leads = published() if found else {}
         for seen in found:
             assert seen.space is not None  # it has a source
             pid = min(procs.pids_by_inode().get(seen.space.inode, ()), default=0)
+            body = rebuilt(seen, spec.networks, leads, self._machine)
             one = Attachment(
                 name=seen.name,
-                body=msgspec.json.encode(rebuilt(seen, spec.networks, self._machine)).decode(),
+                body=msgspec.json.encode(body).decode(),
                 boot=boot,
                 host=observed.host.cookie,
                 cookie=seen.space.cookie,

@@ -1,11 +1,10 @@
 """The daemon's passes: whole ones and small ones, what they say, and what they leave to be done."""
 
-import os
 import time
 from collections.abc import Callable, Collection
 
 from reconciler import trial
-from reconciler.books import write_down
+from reconciler.books import Books, write_down
 from reconciler.core import ops
 from reconciler.core.agenda import ALL, RULES, Agenda
 from reconciler.core.errors import FirewallError
@@ -15,7 +14,6 @@ from reconciler.core.report import Report
 from reconciler.host import lock, rtnl
 from reconciler.host.apply import Outcome
 from reconciler.host.observe import busy_in
-from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import Shelf
 from reconciler.once import done, report_of
@@ -64,8 +62,7 @@ class Keeper:
         self.world: World | None = None
         self.guarded: dict[str, tuple[int, ...]] = {}
         """Containers that are held back because they are in use, and by which pids."""
-        self._books: tuple[Store, Record] | None = None
-        self._versions: tuple[object, ...] = ()
+        self.books = Books(settings)
         self.last_whole_s: float | None = None
         """How long a whole pass took that has just ended."""
         self.last_look_s = 0.0
@@ -79,47 +76,21 @@ class Keeper:
         self._telling = Telling(terminal)
         self._rules = Rules(resync_s=resync_s)
 
-    # -- the books ------------------------------------------------------------------------------
-
-    def open(self) -> None:
-        """Open state and record. Raises StoreError."""
-        self.close()
-        store = Store.open(self.settings.state_dir)
-        self._books = store, Record.open(self.settings.run_dir, cookie=rtnl.cookie())
-
     def close(self) -> None:
-        """Close them."""
-        if self._books is not None:
-            for book in self._books:
-                book.close()
-            self._books = None
-
-    def _current(self) -> tuple[object, ...]:
-        """Another value than before: somebody else has written, or put other files in their place."""
-        assert self._books is not None  # callers have opened them
-        places = (
-            os.path.join(self.settings.state_dir, "state.db"),
-            os.path.join(self.settings.run_dir, "record.db"),
-        )
-        inodes: list[object] = []
-        for place in places:
-            try:
-                inodes.append(os.stat(place).st_ino)
-            except OSError:
-                inodes.append(None)
-        return (*inodes, *(book.version() for book in self._books))
+        """Close state and record."""
+        self.books.close()
 
     def read_again(self, files: Collection[str]) -> set[str] | None:
         """Read these files; answers which objects they change (None: possibly all)."""
-        if self.world is None or self._books is None:
+        if self.world is None or not self.books.open:
             return None
-        trials = self._books[0].trials
+        trials = self.books.store.trials
         if trials.pending() or trials.doubts():
             return None  # what is tried is noted by whole passes
-        declared = self.shelf.read_again(files, self._books[0].memory)
+        declared = self.shelf.read_again(files, self.books.store.memory)
         names = self.world.differing(declared)
         if names is not None:
-            self.world.declared = declared
+            self.world.declare(declared, names)
             self._unwritten.update(files)
             self._edited |= {name.partition("/")[2] for name in names}
         return names
@@ -132,16 +103,10 @@ class Keeper:
         Raises LockedError at once where somebody else is at it.
         """
         with lock.hold(self.settings.run_dir, self.settings.state_dir, timeout_s=0):
-            if self._books is None:
-                self.open()
-            current = self._current()
-            if current[:2] != self._versions[:2]:
-                self.open()
-                current = self._current()
-            stale = current != self._versions
+            stale = self.books.renew()
             if stale:
-                # Somebody else has worked here. What is known is out of date, and so is no ground for
-                # a small pass: it could hand out an address for the second time.
+                # Somebody else has worked here, or they were lost. What is known is out of date, and so is
+                # no ground for a small pass: it could hand out an address for the second time.
                 self.agenda.mark([ALL], time.monotonic())
                 due |= {ALL}
             self._oldest = None
@@ -151,7 +116,7 @@ class Keeper:
             some = due - {ALL, "firewall", RULES}
             if due - some - {RULES} and (whole or stale):
                 self._whole()
-                self._versions = self._current()
+                self.books.settle()
                 return
             if RULES in due:
                 self._mend()
@@ -163,7 +128,7 @@ class Keeper:
                     # It is not done yet, and all of it is left to a look at everything.
                     self._looked_at(some)
                     self.agenda.mark([ALL], self._oldest or time.monotonic())
-            self._versions = self._current()
+            self.books.settle()
 
     def _mend(self) -> None:
         """Put rules back that others have changed, and look at nothing else."""
@@ -185,8 +150,7 @@ class Keeper:
 
     def _settled_trial(self) -> bool:
         """Take a trial back of which the process is gone; whether there was one."""
-        assert self._books is not None  # `work` has opened them
-        store = self._books[0]
+        store = self.books.store
         before = store.trials.serial()
         trial.settle(store, self.settings.config_dirs)
         return store.trials.serial() != before
@@ -206,8 +170,7 @@ class Keeper:
             self._oldest = min(oldest, self._oldest or oldest)
 
     def _whole(self) -> None:
-        assert self._books is not None  # `work` has opened them
-        store, record = self._books
+        store, record = self.books.store, self.books.record
         started = time.monotonic()
         one = Pass(
             self.settings,
@@ -247,12 +210,13 @@ class Keeper:
             self.world.learn(prospect, one.seen, names & one.seen.containers.keys() | names)
         self.shelf.stand(prospect.declared.loaded)
         self._rules.learn(prospect.wall, outcomes, time.monotonic())
+        prospect.wall.stand_by(wanted=bool(prospect.wall.policy.publications))
         self.last_whole_s = time.monotonic() - started
         self._close_pass("full", prospect, outcomes, started, scope=None)
 
     def _part(self, names: frozenset[str]) -> None:
-        assert self._books is not None and self.world is not None  # `work` has looked
-        store, record = self._books
+        assert self.world is not None  # `work` has looked
+        store, record = self.books.store, self.books.record
         started = time.monotonic()
         world = self.world
 
@@ -284,7 +248,8 @@ class Keeper:
             names = part.only or names
             if taking_away(prospect.plan):
                 raise Widen("what is to be taken away has changed")
-        self._write_books(store, prospect, world.book)
+        self._write_books(store, prospect, part.book)
+        world.ledger.turn(part.book, prospect.assignment.book)
         outcomes = part.settle(prospect)
         world.learn(prospect, part.seen, part.names)
         crowd = self._edited & part.names
@@ -347,8 +312,8 @@ class Keeper:
         self.agenda.postpone(removed - broken, now + FREED_S)
         self._guard(prospect, report, scope)
         self._telling.tell(report, scope)
-        if self._books is not None:
-            note_troubles(self._books[1], report, prospect, scope=scope, now=time.time())
+        if self.books.open:
+            note_troubles(self.books.record, report, prospect, scope=scope, now=time.time())
         self.meter.passed(kind, now - started, report)
         if self._oldest is not None and any(d.ok for d in report.operations):
             self.meter.repaired(now - self._oldest)
@@ -383,11 +348,11 @@ class Keeper:
 
     def check(self) -> None:
         """Look at rules and sysctls, which change without a word."""
-        if self.world is None or self._books is None:
+        if self.world is None or not self.books.open:
             return
         now = time.monotonic()
-        tried = self._books[0].trial()
-        if tried is not None and not tried.alive:
+        tried = self.books.store.trial()
+        if self.books.lost() or (tried is not None and not tried.alive):
             self.agenda.mark([ALL], now)
         if not self._rules.stands(now):
             self.agenda.mark([ALL], now)

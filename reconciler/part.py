@@ -82,7 +82,9 @@ class Part(Pass):
             other = self.world.holder(container)
             if other is not None and other not in self.names:
                 raise Widen(f"{container.name} wants what {other} has")
-        return declared, Spec(networks=spec.networks, containers=some), self.world.book
+        near = {i.network for container in some.values() for i in container.interfaces}
+        self.book = self.world.ledger.excerpt(self.names, near)
+        return declared, Spec(networks=spec.networks, containers=some), self.book
 
     def look(self, *, restless: str = "") -> Prospect:
         """As that of a whole pass; Widen, where it would take something away."""
@@ -121,38 +123,25 @@ class Part(Pass):
             for i in c.interfaces
             for version in i.automatic
         }
-        mine = {key for key in book.held if key.container in self.names}
-        if mine == wanted and not any(
-            i.addresses for c in spec.containers.values() for i in c.interfaces
-        ):
-            addresses = {key: book.held[key] for key in wanted}
+        interfaces = [i for c in spec.containers.values() for i in c.interfaces]
+        if book.held.keys() == wanted and not any(i.addresses for i in interfaces):
+            addresses = dict(book.held)
             return Assignment(addresses=addresses, book=book, moves=(), problems={}, rejections=())
-        declared = {
-            (i.network, a)
-            for c in spec.containers.values()
-            for i in c.interfaces
-            for a in i.addresses
-        }
-        others = {key: a for key, a in book.held.items() if key.container not in self.names}
-        if any((key.network, address) in declared for key, address in others.items()):
-            raise Widen("a declared address is held by another container's lease")
+        ledger = self.world.ledger
+        for interface in interfaces:
+            for address in interface.addresses:
+                if ledger.lessee(interface.network, address) not in (None, *self.names):
+                    raise Widen("a declared address is held by another container's lease")
+        near = {i.network: spec.networks[i.network] for i in interfaces}
+        places = [(name, s.version) for name, network in near.items() for s in network.subnets]
         return assign(
-            spec,
+            msgspec.structs.replace(spec, networks=near),
             book,
             standing=standing_addresses(observed, spec, book),
             busy=busy,
-            kept={*kept, *(key.container for key in others)},
-            taken=self._declared_elsewhere(),
+            kept=kept,
+            taken=ledger.taken(places, but=spec.containers),
         )
-
-    def _declared_elsewhere(self) -> set[tuple[str, Address]]:
-        return {
-            (i.network, a)
-            for name, c in self.world.declared.loaded.spec.containers.items()
-            if name not in self.names
-            for i in c.interfaces
-            for a in i.addresses
-        }
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
         """These containers, in networks as the last whole pass resolved them."""
@@ -194,5 +183,6 @@ class Part(Pass):
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
         """Hosts files name everybody."""
         world = self.world
-        addresses = {**world.addresses, **assignment.addresses}
-        return lambda: Hosts(world.declared.loaded.spec, addresses)
+        return lambda: Hosts(
+            world.declared.loaded.spec, {**world.addresses, **assignment.addresses}
+        )

@@ -1,5 +1,6 @@
 """The firewall's part of a pass: what is asked for, whether it differs, and putting it in place."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Protocol, runtime_checkable
 
@@ -161,6 +162,21 @@ class Wall:
             )
         return tuple(free)
 
+    def published(self) -> Mapping[str, tuple[Lead, ...]]:
+        """`NETWORK/CONTAINER` → the published ports that lead there now, as far as that can be read."""
+        if self.backend is None:
+            return {}
+        try:
+            return self.backend.look(Policy()).ports
+        except FirewallError:
+            return {}  # which is said where the rules are compared
+
+    def stand_by(self, *, wanted: bool) -> None:
+        """Whether a change of the rules is to be expected: what takes long can begin meanwhile."""
+        if self.backend is not None:
+            with contextlib.suppress(FirewallError):  # it is said where the rules are looked at
+                self.backend.stand_by(wanted=wanted)
+
     def stands(self, *, yielding: bool = False) -> bool:
         """Whether the rules are still as `look` wanted them; asks the kernel, and costs little."""
         if self.backend is None:
@@ -177,15 +193,16 @@ class Wall:
         """
         if self.backend is None:
             return
+        members = list(members)
         found = senders(members, frozenset())
         known = {sender.link: sender for sender in self.policy.senders}
-        new = tuple(one for one in found if known.get(one.link) != one)
-        if not new:
-            return
-        names = {(one.network, one.container) for one in found}
-        rest = [s for s in self.policy.senders if (s.network, s.container) not in names]
+        names = {member.name for member in members}
+        # What they had elsewhere is wanted no more: the next check finds that it still stands.
+        rest = [s for s in self.policy.senders if s.container not in names]
         self.policy = msgspec.structs.replace(self.policy, senders=(*rest, *found))
-        self.backend.admit(self.policy, new)
+        new = tuple(one for one in found if known.get(one.link) != one)
+        if new:
+            self.backend.admit(self.policy, new)
 
     def _asked(self, yielding: bool) -> Policy:
         return msgspec.structs.replace(self.policy, yielding=yielding)

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from reconciler.core.agenda import ALL
-from reconciler.core.leases import Book, Key
+from reconciler.core.leases import Key
+from reconciler.core.ledger import Ledger
 from reconciler.core.model import PROTOCOL, Address, Container
 from reconciler.core.observed import LOOPBACK, Observed, SeenContainer
 from reconciler.core.wanted import Desired
@@ -51,7 +52,7 @@ class World:
 
     def __init__(self, first: Prospect) -> None:
         self.declared: Declared = first.declared
-        self.book: Book = first.assignment.book
+        self.ledger = Ledger(first.assignment.book)
         self.networks: Desired = first.desired
         """Networks as the last whole pass resolved them."""
         self.addresses: dict[Key, Address] = {}
@@ -76,8 +77,10 @@ class World:
     def learn(self, prospect: Prospect, seen: Observed, names: Collection[str] | None) -> None:
         """Take over what a pass found out about these containers (None: about everything)."""
         self.declared = prospect.declared
-        self.book = prospect.assignment.book
         if names is None:
+            if self.ledger.book != prospect.assignment.book:
+                self.ledger = Ledger(prospect.assignment.book)
+            self.ledger.give(prospect.spec.containers.values())
             self.networks = prospect.desired
             self.addresses = dict(prospect.assignment.addresses)
             self.states = {}
@@ -245,6 +248,13 @@ class World:
             if reads and any(i.network in networks for i in container.interfaces):
                 yield f"container/{container.name}"
 
+    def declare(self, declared: Declared, objects: Collection[str]) -> None:
+        """Files say something else now, and that of these containers alone."""
+        names = [name.partition("/")[2] for name in objects]
+        old, new = self.declared.loaded.spec, declared.loaded.spec
+        self.ledger.change(names, old.containers, new.containers)
+        self.declared = declared
+
     def differing(self, after: Declared) -> set[str] | None:
         """The objects that another declaration concerns; None: all."""
         one, other = self.declared.loaded, after.loaded
@@ -256,15 +266,20 @@ class World:
         if one.spec.networks != other.spec.networks:
             return None
         old, new = one.spec.containers, other.spec.containers
-        names = old.keys() ^ new.keys()
-        names |= {name for name in old.keys() & new.keys() if _body(old[name]) != _body(new[name])}
+        # What has not been read again is the same object: to ask that first costs the least.
+        names = old.keys() - new.keys()
+        names |= {n for n, c in new.items() if (was := old.get(n)) is not c and _differ(was, c)}
         # Whoever lives in another's namespace follows it.
         names |= {c.name for c in new.values() if c.join in names}
         return {f"container/{name}" for name in names}
 
 
+def _differ(one: Container | None, other: Container) -> bool:
+    """Whether a container says something else, wherever it does; its networks being the same."""
+    return one is None or _body(one) != _body(other)
+
+
 def _body(container: Container) -> tuple[object, ...]:
-    """All that a container says, but not where; its networks being the same."""
     return container.shape, container.netns, container.bundle, container.ports
 
 

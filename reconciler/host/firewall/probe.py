@@ -5,7 +5,7 @@ from collections.abc import Collection
 from reconciler.core import xtables
 from reconciler.core.errors import FirewallError
 from reconciler.core.nftset import TABLE, USER, is_users
-from reconciler.host.firewall import kernel, legacy, nfnl, programs
+from reconciler.host.firewall import kernel, nfnl, programs
 
 NAME = "runcnet"
 USER_CHAIN = f"{TABLE} {USER}"
@@ -52,7 +52,7 @@ def legacy_in_use() -> list[str]:
     return [
         f"{table} (IPv{version})"
         for version in (4, 6)
-        for table in sorted(legacy.existing(version))
+        for table in sorted(kernel.existing(version))
         if _is_used(version, table)
     ]
 
@@ -77,7 +77,7 @@ def legacy_users_rules(*, met: Collection[int] = ()) -> bool:
     return any(
         kernel.read(version, "filter").chains.get(xtables.USER)
         for version in (4, 6)
-        if version not in met and "filter" in legacy.existing(version)
+        if version not in met and "filter" in kernel.existing(version)
     )
 
 
