@@ -2,11 +2,12 @@
 
 import json
 import re
+import subprocess
 
 import pytest
 
 from tests.support import need
-from tests.support.host import PrivateHost, wait_for
+from tests.support.host import ROOT, PrivateHost, wait_for
 from tests.support.rootless import User, inside
 
 DECLARED = """
@@ -80,6 +81,35 @@ def test_a_rootless_container_in_a_user_namespace_has_its_network(
         user.run("runc", "--root", "/run/home/oci", "delete", "-f", user.id)
         user.run("env", LOCK, *bare.command("runcnet", "teardown", "--yes", *user.options))
         assert user.run("ls", "/run/home/netns").out == ""
+
+
+def test_the_daemon_hears_and_repairs_in_a_user_namespace(bare: PrivateHost) -> None:
+    with inside(bare) as user:
+        user.write(
+            "networks: {runc0: {subnets: 176.10.0.0/16}}\ncontainers: {db: {interfaces: runc0}}\n"
+        )
+        words = bare.command("runcnet-reconcile", *user.options, "--firewall", "none")
+        log = bare.dir / "daemon.log"
+        with log.open("w") as file:
+            command = bare.enter(*user.lead(), "env", "PYTHONDONTWRITEBYTECODE=1", *words)
+            child = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT)
+
+        def end() -> str:
+            links = json.loads(user.run("ip", "-j", "link", "show", "master", "runc0").out or "[]")
+            return links[0]["ifindex"] if links else ""
+
+        try:
+            wait_for(lambda: "watching" in log.read_text(), 30.0, "the daemon")
+            first = end()
+            user.run("ip", "link", "del", "dev", "runc0")
+            wait_for(lambda: user.run("ip", "link", "show", "runc0", check=False).code == 0)
+            wait_for(end, what="the port of the new bridge")
+            user.sh("nsenter --net=netns/db ip link del eth0")
+            wait_for(lambda: end() not in ("", first), what="another host end")
+        finally:
+            child.terminate()
+            child.wait(10)
+        assert "Traceback" not in log.read_text(), log.read_text()
 
 
 def test_what_cannot_work_without_root_is_said_in_a_sentence(bare: PrivateHost) -> None:
