@@ -90,7 +90,7 @@ class Pass(Looking):
             result = self.look()
             restless_s = result.declared.restless_s
             expected = trial.expected(self.store, result.declared) | self.going
-            if not restless_s or not taking_away(result.plan) - expected:
+            if not restless_s or not taking_away(result.plan) - expected - self.hooked.going:
                 return result
             if reads == READS - 1:
                 break
@@ -307,6 +307,7 @@ class Pass(Looking):
             outcomes += self.verify(prospect, outcomes)
         elif not outcomes:
             self.seal(prospect, prospect.observed, prospect.plan.states, prospect.plan)
+        self.hooked.clear(self.settings.run_dir)
         if self.only is None and not prospect.declared.keep:
             prospect.attached.sweep(
                 set(prospect.spec.containers) | set(prospect.observed.containers)
