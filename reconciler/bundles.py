@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from reconciler.core.bundlefaults import Around, Config, Fault
     from reconciler.core.wiring import Hook
 
-PROGRAM = "runcnet"
+PROGRAM, CLIENT = "runcnet", "runcnet-hook"
 FOLDERS = ("config_dir", "state_dir", "run_dir", "netns_dir", "firewall", "lock_timeout")
 """Options that a hook has to be given where they are not the usual ones."""
 TRIES = 5
@@ -105,14 +105,15 @@ def _hooks(options: argparse.Namespace) -> "dict[str, Hook]":
     if "/" in options.ip_file or options.ip_file in (".", ".."):
         raise UsageError("--ip-file is the name of a file in the bundle, not a path")
     program = _program(options.program)
+    path = program if options.program else _client(program)
     folders = _folders(options)
     words = [word for text in options.network for word in ("--network", text)]
     words += [word for text in options.port for word in ("--port", text)]
     words += ["--no-annotations"] if options.no_annotations else []
     words += ["--ip-file", options.ip_file] if options.ip_file else []
     return {
-        "createRuntime": Hook(program, (PROGRAM, "hook", "createRuntime", *folders, *words)),
-        "poststop": Hook(program, (PROGRAM, "hook", "poststop", *folders)),
+        "createRuntime": Hook(path, (program, "hook", "createRuntime", *folders, *words)),
+        "poststop": Hook(path, (program, "hook", "poststop", *folders)),
     }
 
 
@@ -143,6 +144,12 @@ def _program(asked: str | None) -> str:
         if os.path.basename(path) == PROGRAM and not _cannot_run(path):
             return path
     raise RuncnetError(f"the program {PROGRAM} is not found (say where it is: --program PATH)")
+
+
+def _client(program: str) -> str:
+    """What hooks call: runcnet-hook, which asks the daemon and else runs `program`, where it is built."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), CLIENT)
+    return program if _cannot_run(path) else path
 
 
 def _cannot_run(path: str) -> str:

@@ -68,6 +68,12 @@ class _Hook(msgspec.Struct):
     def ours(self) -> bool:
         return is_ours(self.path, list(self.args or ()))
 
+    @property
+    def programs(self) -> list[str]:
+        """What is run: runcnet-hook goes on to the program that args[0] names."""
+        args = self.args or []
+        return [self.path, *args[:1]] if self.ours and args[0].startswith("/") else [self.path]
+
 
 class _Namespace(msgspec.Struct):
     type: str = ""
@@ -104,7 +110,8 @@ class Config(msgspec.Struct):
     @property
     def programs(self) -> list[str]:
         """The programs of hooks that the runtime starts outside of the container."""
-        return sorted({h.path for s, all_ in self.hooks.items() if s != IN_CONTAINER for h in all_})
+        outside = [h for s, all_ in self.hooks.items() if s != IN_CONTAINER for h in all_]
+        return sorted({program for hook in outside for program in hook.programs})
 
     @property
     def network(self) -> _Namespace | None:
@@ -161,14 +168,17 @@ def _programs(config: Config, bundle: str, around: Around) -> Iterator[Fault]:
                 serious=False,
             )
         for hook in hooks:
-            why = around.programs.get(hook.path, "") if stage != IN_CONTAINER else ""
-            if not hook.path.startswith("/"):
+            program, why = hook.path, ""
+            if not program.startswith("/"):
                 why = "the path is not absolute"
+            elif stage != IN_CONTAINER:
+                whys = {path: around.programs.get(path, "") for path in hook.programs}
+                program, why = next(((p, w) for p, w in whys.items() if w), (program, ""))
             if why:
                 fix = _anew(bundle) if hook.ours else "install it, or drop it"
                 yield Fault(
                     object=f"{bundle}: hooks.{stage}",
-                    action=f"run {hook.path or 'a hook without a path'}",
+                    action=f"run {program or 'a hook without a path'}",
                     cause=why,
                     remedy=fix,
                 )

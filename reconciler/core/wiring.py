@@ -42,7 +42,8 @@ def is_ours(path: str | None, args: list[str | None]) -> bool:
     """Whether that hook calls `runcnet hook`."""
     if len(args) < 3 or args[1] != "hook" or args[2] not in OURS:
         return False
-    return "runcnet" in (posixpath.basename(path or ""), posixpath.basename(args[0] or ""))
+    named = {posixpath.basename(path or ""), posixpath.basename(args[0] or "")}
+    return bool(named & {"runcnet", "runcnet-hook"})
 
 
 def with_path(content: bytes, path: str) -> bytes:

@@ -28,7 +28,7 @@ JOINED = copy.deepcopy(PLAIN)
 JOINED["linux"]["namespaces"][1]["path"] = "/run/netns/web"
 AROUND = Around(
     netns_dir="/run/netns",
-    programs={RUNCNET: ""},
+    programs={RUNCNET: "", "/old/runcnet": "it went away"},
     space="network",
     holder=None,
     spaces={"web": "web"},
@@ -85,6 +85,8 @@ def _theirs(stage: str, path: str) -> Any:
         (HOOKED, _user(ONE), "runs its hooks without rights", True),
         (HOOKED, _theirs("prestart", RUNCNET), "deprecated", False),
         (HOOKED, _theirs("poststop", "x"), "the path is not absolute", True),
+        (HOOKED, lambda f: f["hooks"]["poststop"][0].update(args=["/old/runcnet", "hook", "poststop"]),
+         "it went away", True),
         (JOINED, _user(ONE), "cannot join a network namespace of root's", True),
         (JOINED, _user(MANY), "cannot mount /sys", True),
         (JOINED, lambda f: (_user(MANY)(f), f["mounts"].clear()), "cannot exec in it", False),
