@@ -28,7 +28,7 @@ def begun(
 ) -> Ahead[Dumps]:
     """A look at everything, which the kernel answers from now on."""
     # What namespaces are asked for, the last pass says.
-    names = tuple((store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
+    names = tuple((store.get(SYSCTLS_FACT) or PING_GROUPS).split())
     known = tuple(attached.values())
     return Ahead(partial(dump, settings.netns_dir, names, key=record.key, attached=known))
 
@@ -114,7 +114,7 @@ class Looking:
 
 def sysctls_of(spec: Spec) -> tuple[str, ...]:
     """What is read in each namespace."""
-    wanted = {PING_GROUPS[0]}
+    wanted = {PING_GROUPS}
     for container in spec.containers.values():
         wanted.update(name for name, _ in container.sysctls)
     return tuple(sorted(wanted))

@@ -7,7 +7,7 @@ from reconciler import trial
 from reconciler.attachment import Attachments
 from reconciler.books import write_down
 from reconciler.core import ops
-from reconciler.core.desired import desired_state
+from reconciler.core.desired import EVERY_GROUP, desired_state
 from reconciler.core.leases import Assignment, Book, Key, assign
 from reconciler.core.model import Address, Spec
 from reconciler.core.netplan import Options, Scene
@@ -18,7 +18,7 @@ from reconciler.core.seal import fresh_seals, settled
 from reconciler.core.standing import renamed_ends, standing_addresses, without
 from reconciler.core.wanted import Desired
 from reconciler.hooked import Hooked
-from reconciler.host import netns
+from reconciler.host import netns, userns
 from reconciler.host.ahead import Ahead
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.creation import crowded
@@ -70,6 +70,7 @@ class Pass(Looking):
         self.progress: Callable[[int], None] = lambda count: None
         self.changing = changing
         self.machine = machine_id()
+        self.groups = userns.groups() or EVERY_GROUP
         self.yielding = False  # see Policy
         self.hooked = Hooked(store, machine=self.machine)
         self.going: frozenset[str] = frozenset()
@@ -215,7 +216,8 @@ class Pass(Looking):
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
         """What the kernel is to hold."""
-        return desired_state(spec, addresses, machine=self.machine, host=observed.host)
+        host, groups = observed.host, self.groups
+        return desired_state(spec, addresses, machine=self.machine, host=host, groups=groups)
 
     def wall(self) -> Wall:
         """The firewall's part."""
