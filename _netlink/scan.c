@@ -24,6 +24,7 @@
 #define RECEIVE (256 * 1024)
 #define TORN_TRIES 50
 #define FEW_LINKS 32 /* from more on, one dump of all is the cheaper question */
+#define LOOPBACK 1
 
 /* What is dumped: a message's type, and the family where it makes a difference (else 0). */
 struct table {
@@ -266,6 +267,10 @@ static int dump_links(struct rcn_scan *scan, struct rcn_space *space, int fd, st
     int error = 0;
 
     for (uint32_t i = 0; i < n_links && !error; i++) {
+        /* Each of these questions is a walk through all routes or neighbours of the host, and `lo`
+         * has none that matter here. */
+        if (links[i] == LOOPBACK && table.type != RTM_GETADDR)
+            continue;
         error = dump(scan, space, fd, table, links[i], sequence, buffer);
         if (error == -ENODEV)
             error = 0;
@@ -418,6 +423,72 @@ void rcn_scan_free(struct rcn_scan *scan)
     for (int i = 0; i < 6; i++)
         free(scan->rows[i]);
     memset(scan, 0, sizeof *scan);
+}
+
+/* The route to one address; no row where there is none. */
+static int look_up(struct rcn_scan *scan, struct rcn_space *space, int fd,
+                   const struct rcn_peer *to, uint32_t sequence, char *buffer)
+{
+    size_t width = to->family == AF_INET6 ? 16 : 4;
+    struct {
+        struct nlmsghdr header;
+        struct rtmsg route;
+        struct rtattr attribute;
+        uint8_t address[16];
+    } request;
+
+    memset(&request, 0, sizeof request);
+    request.header.nlmsg_len = (uint32_t)(NLMSG_LENGTH(sizeof(struct rtmsg)) + RTA_LENGTH(width));
+    request.header.nlmsg_type = RTM_GETROUTE;
+    request.header.nlmsg_flags = NLM_F_REQUEST;
+    request.header.nlmsg_seq = sequence;
+    request.route.rtm_family = to->family;
+    request.route.rtm_dst_len = (uint8_t)(width * 8);
+    /* IPv6 says which table it is without being asked, and refuses that flag. */
+    request.route.rtm_flags = RTM_F_FIB_MATCH | (width == 4 ? RTM_F_LOOKUP_TABLE : 0);
+    request.attribute.rta_type = RTA_DST;
+    request.attribute.rta_len = (uint16_t)RTA_LENGTH(width);
+    memcpy(request.address, to->address, width);
+    return ask_one(scan, space, fd, &request, request.header.nlmsg_len, sequence, buffer);
+}
+
+int rcn_routes_to(const struct rcn_peer *to, uint32_t n_to, struct rcn_route *found)
+{
+    struct rcn_scan scan;
+    struct rcn_space space;
+    int error = 0;
+    char *buffer = malloc(RECEIVE);
+
+    if (!buffer)
+        return -ENOMEM;
+    memset(&scan, 0, sizeof scan);
+    memset(&space, 0, sizeof space);
+    memset(found, 0, n_to * sizeof *found);
+    int fd = rcn_socket_open();
+    if (fd < 0)
+        error = fd;
+    for (uint32_t i = 0; i < n_to && !error; i++) {
+        scan.used[RCN_ROUTES] = 0;
+        space.n_routes = 0;
+        error = look_up(&scan, &space, fd, &to[i], i + 1, buffer);
+        if (!error && space.n_routes)
+            memcpy(&found[i], scan.rows[RCN_ROUTES], sizeof found[i]);
+        if (error == -EINVAL || error == -EACCES || error == -EHOSTUNREACH) {
+            memcpy(found[i].to, to[i].address, sizeof found[i].to);
+            found[i].family = to[i].family;
+            found[i].prefix = to[i].family == AF_INET6 ? 128 : 32;
+            found[i].table = RT_TABLE_MAIN;
+            found[i].type = RTN_UNREACHABLE;
+            error = 0;
+        }
+        if (error == -ENETUNREACH)
+            error = 0;
+    }
+    if (fd >= 0)
+        close(fd);
+    rcn_scan_free(&scan);
+    free(buffer);
+    return error;
 }
 
 uint64_t rcn_cookie(void)

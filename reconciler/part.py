@@ -12,6 +12,7 @@ import msgspec
 
 from reconciler.core.desired import with_members
 from reconciler.core.errors import FirewallError
+from reconciler.core.hostview import in_the_way
 from reconciler.core.leases import Assignment, Book, Key, assign
 from reconciler.core.model import FORWARDING, Address, Spec
 from reconciler.core.observed import Observed
@@ -20,6 +21,7 @@ from reconciler.core.resolver import Hosts
 from reconciler.core.standing import standing_addresses
 from reconciler.core.wanted import Desired, Member
 from reconciler.host.apply import Outcome
+from reconciler.host.rtnl import routes_to
 from reconciler.load import Declared
 from reconciler.prospect import Prospect
 from reconciler.reconcile import FEW, Pass
@@ -161,6 +163,12 @@ class Part(Pass):
         if any(not networks.bridges[name].external for name in lost):
             raise Widen(f"the bridge of network {min(lost)} is not there")
         desired = with_members(networks, spec, addresses, machine=self.machine)
+        members = desired.members.values()
+        to = [Address(*r.to[:2]) for m in members for e in m.endpoints for r in e.routes]
+        for route in routes_to(to) if to else ():
+            # Of the host's routes only those through links of ours were looked at.
+            if route is not None and in_the_way(route):
+                raise Widen(f"the host's route to {route.to} is not runcnet's")
         for name in self.names:
             old, new = whole.members.get(name), desired.members.get(name)
             if (old.publications if old else ()) != (new.publications if new else ()):

@@ -19,6 +19,13 @@ METRICS = (0, 1024)
 """What the kernel gives a route that names none, in IPv4 and IPv6."""
 
 
+def in_the_way(route: RouteRow) -> bool:
+    """Whether ours to that single address would take its place: it is not ours, and the kernel keeps
+    one of them."""
+    whole = route.to.prefix == BITS[route.to.version] and route.table == MAIN_TABLE
+    return whole and route.protocol != PROTOCOL and route.metric in METRICS
+
+
 class HostView:
     """The host's dump, by what is asked of it."""
 
@@ -53,8 +60,7 @@ class HostView:
                 continue
             if route.via is None:
                 self.connected.add((route.index, route.to))
-            whole = route.to.prefix == BITS[route.to.version]
-            if whole and route.table == MAIN_TABLE and route.metric in METRICS:
+            if in_the_way(route):
                 self.foreign[route.to] = route
         self.wanted = {
             (self.bridges.get(e.network, 0), address)
