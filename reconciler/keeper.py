@@ -109,6 +109,7 @@ class Keeper:
                 # no ground for a small pass: it could hand out an address for the second time.
                 self.agenda.mark([ALL], time.monotonic())
                 due |= {ALL}
+                self._rules.remind(self.books.store)
             self._oldest = None
             if self._settled_trial():
                 stale = True

@@ -67,6 +67,22 @@ def test_forwarding_that_was_not_ours_and_is_now_gets_its_guard(host: PrivateHos
         assert guard(), host.run("iptables-legacy", "-S").out
 
 
+def test_the_guard_outlives_state_and_rules_under_a_daemon(host: PrivateHost) -> None:
+    host.firewall = "nftables"
+    host.write("a.yaml", BASE)
+
+    def guard() -> bool:
+        return "@switched accept" in host.run("nft", "list", "ruleset").out
+
+    with host.daemon("--resync", "3600") as daemon:
+        assert guard()
+        host.sh(f"rm {host.state}/state.db*; nft delete table inet runcnet")
+        wait_for(
+            lambda: "chain forward4" in host.run("nft", "list", "ruleset").out, what=daemon.log
+        )
+        assert guard(), daemon.log
+
+
 def kinds(host: PrivateHost) -> dict[str, float]:
     """How many passes of each kind a daemon with `--metrics` has made."""
     found = {"full": 0.0, "part": 0.0}

@@ -20,6 +20,8 @@ class Blow(NamedTuple):
     """What the operator has to do about it; must do no harm where it is not needed."""
     kills: bool = False
     """The namespace may be another one afterwards."""
+    unguards: bool = False
+    """The rules go that say that the program itself turned forwarding on."""
     unmarks: bool = False
     """One of the two witnesses of ownership goes: nobody can know whose it is without the other."""
 
@@ -127,18 +129,22 @@ RULES = {
     "none": {},
     "iptables": {
         "NAT rules flushed": Blow("iptables-legacy -t nat -F RUNCNET-POSTROUTING"),
-        "forward rules flushed": Blow("iptables-legacy -F RUNCNET-FORWARD; ip6tables-legacy -F RUNCNET-FORWARD"),
+        "forward rules flushed": Blow(
+            "iptables-legacy -F RUNCNET-FORWARD; ip6tables-legacy -F RUNCNET-FORWARD", unguards=True
+        ),
         "jump gone": Blow("iptables-legacy -D FORWARD -j RUNCNET-FORWARD"),
         "a rule too many": Blow("iptables-legacy -A RUNCNET-FORWARD -j ACCEPT"),
     },
     "nftables": {
         "NAT rules flushed": Blow("nft flush chain inet runcnet postrouting4"),
-        "forward rules flushed": Blow("nft flush chain inet runcnet forward4; nft flush chain inet runcnet forward6"),
+        "forward rules flushed": Blow(
+            "nft flush chain inet runcnet forward4; nft flush chain inet runcnet forward6", unguards=True
+        ),
         "jumps gone": Blow("nft flush chain inet runcnet forward"),
         "a rule too many": Blow("nft add rule inet runcnet forward4 accept"),
         "the same rules twice": Blow("nft list table inet runcnet | nft -f -"),
         "a chain too many": Blow("nft add chain inet runcnet strange"),
-        "table gone": Blow("nft delete table inet runcnet"),
+        "table gone": Blow("nft delete table inet runcnet", unguards=True),
         "elements gone": Blow("nft flush set inet runcnet members4; nft flush set inet runcnet homes6"),
         "elements too many": Blow("nft add element inet runcnet members4 '{{ \"zz{number}\" }}'"),
         "the bridges' table gone": Blow("nft delete table bridge runcnet"),
@@ -163,6 +169,7 @@ class Saboteur:
         self.wounded: set[str] = set()
         """Containers whose addresses may be nowhere but in the state dir."""
         self.unmarked = False
+        self.unguarded = False
 
     def quiet(self) -> None:
         """All is mended."""
@@ -170,6 +177,7 @@ class Saboteur:
         self.killed.clear()
         self.wounded.clear()
         self.unmarked = False
+        self.unguarded = False
 
     def draw(self, *, may_unmark: bool) -> tuple[str, str]:
         """What is done, and the script that does it."""
@@ -186,6 +194,7 @@ class Saboteur:
         else:
             target, values = "the host", {"number": str(self.rng.randrange(10, 200))}
         self.unmarked |= blow.unmarks
+        self.unguarded |= blow.unguards
         if blow.mend:
             self.mends.append(blow.mend.format(**values))
         if blow.kills:
