@@ -59,4 +59,4 @@ $(VENV)/.test: $(VENV)/.runtime
 	touch $@
 
 clean:
-	rm -rf build dist *.egg-info reconciler/_rtnl* benchmarks/out
+	rm -rf build dist *.egg-info reconciler/_rtnl* reconciler/runcnet-hook benchmarks/out

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from reconciler import __version__, commands, hook
+from reconciler import __version__, commands, hook, listing, sandboxes
 from reconciler.options import Parser, common, guarded, need_privileges, period
+from reconciler.sandboxes import FORM
 
 
 def reconcile_main(argv: Sequence[str] | None = None) -> int:
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     status.add_argument("--watch", action="store_true", help="follow live, until Ctrl-C")
     status.add_argument("--interval", type=period, default=1.0, metavar="S",
                         help="seconds between two looks (1)")  # fmt: skip
+    command("ls", listing.run_ls, "each container: address, host end, pid, state, traffic")
     wait = command("wait", commands.run_wait, "wait until containers or networks are ok")
     wait.add_argument("names", nargs="+", metavar="NAME")
     wait.add_argument("--timeout", type=float, default=60.0, metavar="S")
@@ -95,9 +97,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     teardown.add_argument("--yes", action="store_true", help="do not ask")
     called = command("hook", hook.run, "called by a runtime: attach a container, or take it away")
     hook.options_for(called)
-    for name in ("add", "rm"):
-        later = command(name, commands.run_later, "reserved, not built yet")
-        later.add_argument("words", nargs=argparse.REMAINDER)
+    add = command("add", sandboxes.run_add, "declare a container in a file of its own, and make it")
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("--network", action="append", default=[], metavar=FORM,
+                     help="an interface in that network; may be given several times")  # fmt: skip
+    add.add_argument("--port", action="append", default=[], metavar="P",
+                     help="a published port, as in 8080:80; may be given several times")  # fmt: skip
+    add.add_argument("--bundle", metavar="DIR", help="its config.json is wired")
+    add.add_argument("--mode", choices=("network", "none", "host"))
+    rm = command("rm", sandboxes.run_rm, "take away what `add` declared")
+    rm.add_argument("names", nargs="+", metavar="NAME")
+    rm.add_argument("--force", action="store_true", help="also what is in use")
     options = parser.parse_args(argv)
     return guarded(lambda: int(options.run(options)))
 

@@ -86,11 +86,6 @@ def serve(options: argparse.Namespace) -> int:
         ).run()
 
 
-def run_later(options: argparse.Namespace) -> int:
-    """A command that is reserved."""
-    raise UsageError(f"runcnet {options.command}: reserved, not built yet")
-
-
 def look(options: argparse.Namespace) -> Any:
     """What a pass would find and do; nothing is changed."""
     from reconciler.once import opened

@@ -73,6 +73,8 @@ class Keeper:
         """Files that say something else than the state dir remembers."""
         self._reads = 0
         self._oldest: float | None = None
+        self.last: tuple[Prospect, Report] | None = None
+        """What the last pass has decided, and what came of it."""
         self._telling = Telling(terminal)
         self._rules = Rules(resync_s=resync_s)
 
@@ -111,12 +113,12 @@ class Keeper:
                 due |= {ALL}
                 self._rules.remind(self.books.store)
             self._oldest = None
-            if self._settled_trial():
+            if self.settled_trial():
                 stale = True
                 due |= {ALL}
             some = due - {ALL, "firewall", RULES}
             if due - some - {RULES} and (whole or stale):
-                self._whole()
+                self.whole()
                 self.books.settle()
                 return
             if RULES in due:
@@ -124,7 +126,7 @@ class Keeper:
             if some and self.world is not None:
                 try:
                     for names in _in_turn(some):
-                        self._part(names)
+                        self.part(names)
                 except Widen:
                     # It is not done yet, and all of it is left to a look at everything.
                     self._looked_at(some)
@@ -149,7 +151,7 @@ class Keeper:
         if marked is not None:
             self.meter.repaired(now - marked)
 
-    def _settled_trial(self) -> bool:
+    def settled_trial(self) -> bool:
         """Take a trial back of which the process is gone; whether there was one."""
         store = self.books.store
         before = store.trials.serial()
@@ -170,7 +172,8 @@ class Keeper:
         if oldest is not None:
             self._oldest = min(oldest, self._oldest or oldest)
 
-    def _whole(self) -> None:
+    def whole(self, *, leaving: str = "") -> None:
+        """Look at everything; `leaving`: an attachment that is to go. The lock is held."""
         store, record = self.books.store, self.books.record
         started = time.monotonic()
         one = Pass(
@@ -185,11 +188,13 @@ class Keeper:
         one.progress = lambda count: self.alive()
         one.yielding = self._rules.yielding(started)
         with store.transaction():
+            if leaving:
+                one.hooked.leave(leaving)
             old = store.book()
             prospect = one.look()
             restless_s = prospect.declared.restless_s
             expected = trial.expected(store, prospect.declared)
-            if restless_s and taking_away(prospect.plan) - expected:
+            if restless_s and taking_away(prospect.plan) - expected - one.hooked.going:
                 self._reads += 1
                 if self._reads < READS:
                     self.agenda.postpone([ALL], time.monotonic() + restless_s)
@@ -211,10 +216,15 @@ class Keeper:
             self.world.learn(prospect, one.seen, names & one.seen.containers.keys() | names)
         self.shelf.stand(prospect.declared.loaded)
         self._rules.learn(prospect.wall, outcomes, time.monotonic())
+        prospect.wall.stand_by(wanted=bool(prospect.wall.policy.publications))
         self.last_whole_s = time.monotonic() - started
         self._close_pass("full", prospect, outcomes, started, scope=None)
 
-    def _part(self, names: frozenset[str]) -> None:
+    def part(self, names: frozenset[str], *, leaving: str = "") -> None:
+        """Look at these; `leaving`: an attachment among them that is to go. The lock is held.
+
+        Raises Widen where that does not do.
+        """
         assert self.world is not None  # `work` has looked
         store, record = self.books.store, self.books.record
         started = time.monotonic()
@@ -233,12 +243,14 @@ class Keeper:
                 guarded=self._rules.forwardable,
                 admit=self._rules.admit,
             )
+            if leaving:
+                part.hooked.leave(leaving)
             return part, part.look()
 
         part, prospect = prepared(names)
         names = part.only or names
         restless_s = prospect.declared.restless_s
-        away = taking_away(prospect.plan) if restless_s else frozenset()
+        away = taking_away(prospect.plan) - part.hooked.going if restless_s else frozenset()
         if away:
             self.agenda.postpone(away, time.monotonic() + restless_s)
             names -= away
@@ -246,7 +258,7 @@ class Keeper:
                 return
             part, prospect = prepared(names)
             names = part.only or names
-            if taking_away(prospect.plan):
+            if taking_away(prospect.plan) - part.hooked.going:
                 raise Widen("what is to be taken away has changed")
         self._write_books(store, prospect, part.book)
         world.ledger.turn(part.book, prospect.assignment.book)
@@ -286,6 +298,7 @@ class Keeper:
     ) -> None:
         assert self.world is not None
         report = report_of(prospect, done(outcomes), started, dry=False, stopped=self.stop())
+        self.last = prospect, report
         now = time.monotonic()
         broken = {name for name in report.failed if scope is None or name in scope}
         states = {**prospect.plan.states, **dict.fromkeys({o.object for o in report.held}, "held")}

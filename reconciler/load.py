@@ -47,6 +47,11 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
         return self.rest.get(file, 0.0) > time.monotonic()
 
     @property
+    def news(self) -> bool:
+        """Whether a file says something else than is remembered."""
+        return any(self.memory.said.get(file) != said for file, said in self.contents.items())
+
+    @property
     def unsure(self) -> str:
         """Why it is not known what is declared; empty: it is."""
         lost = sorted(self.loaded.lost)
@@ -156,6 +161,27 @@ class Shelf:
             if loaded is not None:
                 return self._declared(loaded)
         return self._judged(memory(), NO_DOUBTS)
+
+    def foresee(
+        self, edits: Mapping[str, bytes | None], memory: Memory, doubts: Doubts
+    ) -> Declared:
+        """What would be declared if these files said this (None: were gone), judged with all others as
+        they were last read. Nothing is kept of it."""
+        before, refused = self._parsed, self._refused
+        try:
+            self._refused = tuple(r for r in refused if r.place.file not in edits)
+            self._parsed = {f: parsed for f, parsed in before.items() if f not in edits}
+            for file, content in edits.items():
+                if content is not None:
+                    self._parsed[file] = self._parse(SourceFile(file, content, time.time_ns()))
+            return self._judged(memory, doubts)
+        finally:
+            self._parsed, self._refused = before, refused
+
+    def parsed(self, file: str) -> tuple[bytes, Tree | None] | None:
+        """What a file said when it was last read, and its tree where it has one; None: no such file."""
+        found = self._parsed.get(file)
+        return (found.source.content, found.tree) if found is not None else None
 
     def stand(self, loaded: Loaded) -> None:
         """Be ready to amend what is declared; takes a moment, and is worth it for who stays."""

@@ -29,7 +29,7 @@ def _networks(found: dict[str, Any], now: float) -> list[str]:
          str(n["members"]), n["declared"] or "-")
         for n in found["networks"]
     ]  # fmt: skip
-    return _aligned([("NETWORK", "STATE", "BRIDGE", "SUBNETS", "MEMBERS", "DECLARED"), *rows])
+    return aligned([("NETWORK", "STATE", "BRIDGE", "SUBNETS", "MEMBERS", "DECLARED"), *rows])
 
 
 def _containers(found: dict[str, Any], now: float, *, everything: bool) -> list[list[str]]:
@@ -43,7 +43,7 @@ def _containers(found: dict[str, Any], now: float, *, everything: bool) -> list[
          c["declared"] or "-")
         for c in shown
     ]  # fmt: skip
-    table = _aligned([("CONTAINER", "STATE", "INTERFACES", "PIDS", "DECLARED"), *rows])
+    table = aligned([("CONTAINER", "STATE", "INTERFACES", "PIDS", "DECLARED"), *rows])
     if not fine:
         return [table]
     lead = "1 container is" if fine == 1 else f"{fine:,} containers are"
@@ -96,7 +96,7 @@ def _interfaces(container: dict[str, Any]) -> str:
     )
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """A heading and its rows as columns; nothing where there is no row."""
     if len(rows) == 1:
         return []
@@ -167,7 +167,7 @@ def board(look: Look, height: int) -> list[tuple[str, str]]:
     room -= len(bad_shown)
     errors = _errors(look.errors[-min(LAST, room - 2) :]) if room > 2 else []
     fine_shown = fine[: max(0, room - len(errors) - bool(errors))]
-    rows = _aligned([("", "", ""), *(_row(*pair, look.time) for pair in bad_shown + fine_shown)])
+    rows = aligned([("", "", ""), *(_row(*pair, look.time) for pair in bad_shown + fine_shown)])
     colours = ["bad"] * len(bad_shown) + [""] * len(fine_shown)
     lines += zip(rows[1:], colours, strict=True)
     hidden, more = len(bad) - len(bad_shown), len(fine) - len(fine_shown)

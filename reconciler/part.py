@@ -20,6 +20,7 @@ from reconciler.core.ops import SetSysctl
 from reconciler.core.resolver import Hosts
 from reconciler.core.standing import standing_addresses
 from reconciler.core.wanted import Desired, Member
+from reconciler.hooked import Hooked
 from reconciler.host.apply import Outcome
 from reconciler.host.rtnl import routes_to
 from reconciler.load import Declared
@@ -66,6 +67,7 @@ class Part(Pass):
         self.names: frozenset[str] = frozenset(
             name.partition("/")[2] for name in only if name.startswith("container/")
         )
+        self.hooked = Hooked(self.store, machine=self.machine, names=self.names)
         if len(self.names) > FEW:
             raise Widen(f"{len(self.names)} containers are concerned")
 
@@ -88,10 +90,18 @@ class Part(Pass):
         self.book = self.world.ledger.excerpt(self.names, near)
         return declared, Spec(networks=spec.networks, containers=some), self.book
 
+    def read_again(self) -> tuple[Declared, Spec]:
+        """What hooks attached has come or gone by itself."""
+        raise Widen("an attachment is over, or was found again")
+
     def look(self, *, restless: str = "") -> Prospect:
         """As that of a whole pass; Widen, where it would take something away."""
         found = super().look(restless=restless)
-        going = [op.object for op in found.operations if op.action == "remove"]
+        going = [
+            op.object
+            for op in found.operations
+            if op.action == "remove" and op.object not in self.hooked.going
+        ]
         if going and not found.declared.restless_s:
             raise Widen(f"{going[0]} is to go")
         names = {op.name for op in found.plan.host if isinstance(op, SetSysctl)}

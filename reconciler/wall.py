@@ -1,5 +1,6 @@
 """The firewall's part of a pass: what is asked for, whether it differs, and putting it in place."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Protocol, runtime_checkable
 
@@ -89,7 +90,7 @@ class Wall:
 
         def stays(name: str) -> bool:
             """Whether a container that is not wanted, or not readable, keeps its ports."""
-            if name in desired.members or name in gone or f"container/{name}" in scene.forced:
+            if name in desired.members or name in gone or name in scene.forced:
                 return False
             return name in observed.containers or bool(scene.keep)
 
@@ -160,6 +161,21 @@ class Wall:
                 "(see `runcnet status`)"
             )
         return tuple(free)
+
+    def published(self) -> Mapping[str, tuple[Lead, ...]]:
+        """`NETWORK/CONTAINER` → the published ports that lead there now, as far as that can be read."""
+        if self.backend is None:
+            return {}
+        try:
+            return self.backend.look(Policy()).ports
+        except FirewallError:
+            return {}  # which is said where the rules are compared
+
+    def stand_by(self, *, wanted: bool) -> None:
+        """Whether a change of the rules is to be expected: what takes long can begin meanwhile."""
+        if self.backend is not None:
+            with contextlib.suppress(FirewallError):  # it is said where the rules are looked at
+                self.backend.stand_by(wanted=wanted)
 
     def stands(self, *, yielding: bool = False) -> bool:
         """Whether the rules are still as `look` wanted them; asks the kernel, and costs little."""

@@ -323,6 +323,8 @@ def _standing(rules: Iterable[Rule], names: frozenset[str]) -> dict[str, tuple[R
 
 def _kept_ports(rules: Iterable[Rule], policy: Policy) -> Iterator[Rule]:
     """The rules of published ports that stay as they are."""
+    if not policy.kept_ports and not policy.kept:
+        return  # the usual case, and there may be thousands
     for rule in rules:
         whose = rule.comment.removeprefix(MARK)
         if "/" in whose and (whose in policy.kept_ports or network_of(rule) in policy.kept):

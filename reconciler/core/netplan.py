@@ -46,9 +46,10 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     keep: str = ""
     """Why nothing undeclared may be removed; empty: it may."""
     expected: Collection[str] = frozenset()
-    """Objects of which a trial is taken back: they go whatever `keep` and the options say."""
+    """Objects of which a trial is taken back, or that somebody has asked to go by name: they go
+    whatever `keep` and the options say."""
     forced: Collection[str] = frozenset()
-    """Containers that go at once, as objects, even if processes live there."""
+    """Containers that go, when they go, also where processes live in them."""
     freed: Collection[Address] = frozenset()
     """Addresses that went with their containers' namespaces: the host's entries for them go."""
     unfit: Mapping[str, str] = {}

@@ -198,7 +198,7 @@ class _Planner(Networks):
     def replace(self, seen: SeenContainer, why: str) -> bool:
         """Take a container away because it is to be another; False where it is held back."""
         name = f"container/{seen.name}"
-        forced = name in self.scene.forced
+        forced = seen.name in self.scene.forced
         keep = self.keeping(name)
         if keep and not forced:
             self.hold(name, keep)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from reconciler.core.errors import ObjectError
 
+ANY_SIZE = 1 << 30
+
 
 def own_directory(path: str, mode: int) -> None:
     """Make `path` where it is absent; refuse one that others own or can write to."""
@@ -45,10 +47,24 @@ def read_at(fd: int, name: str, limit: int) -> tuple[bytes, os.stat_result]:
     return content, found
 
 
-def replace_at(
-    fd: int, name: str, content: bytes, like: os.stat_result, *, mode: int | None = None
-) -> None:
-    """Put `content` in the place of `name`, with the owner of `like`, and its mode if not `mode`."""
+def replace_at(fd: int, name: str, content: bytes, like: os.stat_result) -> None:
+    """Put `content` in the place of `name`, with the mode and owner of `like`."""
+    _put_at(fd, name, content, stat.S_IMODE(like.st_mode), (like.st_uid, like.st_gid))
+
+
+def write_at(fd: int, name: str, content: bytes, mode: int) -> None:
+    """Put `content` in the place of `name`, whether there is one or not; whatever the umask."""
+    _put_at(fd, name, content, mode, None)
+
+
+def remove_at(fd: int, name: str) -> None:
+    """Take a file away, for good also if the power goes."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=fd)
+        os.fsync(fd)
+
+
+def _put_at(fd: int, name: str, content: bytes, mode: int, owner: tuple[int, int] | None) -> None:
     temporary = f".{name}.{secrets.token_hex(6)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(temporary, flags, 0o600, dir_fd=fd)
@@ -56,8 +72,9 @@ def replace_at(
         with open(file, "wb") as opened:
             opened.write(content)
             opened.flush()
-            os.fchown(file, like.st_uid, like.st_gid)
-            os.fchmod(file, stat.S_IMODE(like.st_mode) if mode is None else mode)
+            if owner is not None:
+                os.fchown(file, *owner)
+            os.fchmod(file, mode)
             os.fsync(file)
         os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
     except BaseException:

@@ -4,15 +4,15 @@ import contextlib
 import os
 
 from reconciler.core.errors import ObjectError
-from reconciler.host.files import folder, replace_at
+from reconciler.host.files import folder, write_at
 
 
 def write(path: str, text: str) -> None:
-    """Write it, readable by all; the folder's owner owns it. Raises ObjectError."""
+    """Write it, readable by all. Raises ObjectError."""
     place, name = os.path.split(path)
     try:
         with folder(place) as fd:
-            replace_at(fd, name, f"{text}\n".encode(), os.fstat(fd), mode=0o644)
+            write_at(fd, name, f"{text}\n".encode(), 0o644)
     except OSError as error:
         raise ObjectError(path, "write the address", error.strerror or str(error)) from error
 

@@ -1,7 +1,7 @@
 """Which processes live in which network namespace, from /proc (needs CAP_SYS_PTRACE for others')."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 
 def _pids() -> list[str]:
@@ -69,3 +69,23 @@ def pids_by_inode() -> dict[int, tuple[int, ...]]:
             if inode is not None:
                 found.setdefault(inode, set()).add(int(pid))
     return {inode: tuple(sorted(pids)) for inode, pids in found.items()}
+
+
+def init_of(pids: Collection[int]) -> int | None:
+    """Of the processes that live in a namespace, the one that began it: the first process of a pid
+    namespace of its own, else the lowest pid; None: there is none."""
+    for pid in sorted(pids):
+        numbers = _numbers(pid)
+        if len(numbers) > 1 and numbers[-1] == "1":
+            return pid
+    return min(pids, default=None)
+
+
+def _numbers(pid: int) -> list[str]:
+    """A process's pid in each pid namespace that it is in, ours first."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            line = next((text for text in file if text.startswith("NSpid:")), "")
+    except OSError:
+        return []
+    return line.split()[1:]

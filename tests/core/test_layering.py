@@ -44,6 +44,9 @@ UPPER = {
     "prompt",
     "validate",
     "entering",
+    "scoped",
+    "sandboxes",
+    "listing",
 }
 
 
