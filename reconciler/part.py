@@ -13,7 +13,7 @@ import msgspec
 from reconciler.core.desired import with_members
 from reconciler.core.errors import FirewallError
 from reconciler.core.hostview import in_the_way
-from reconciler.core.leases import Assignment, Book, Key, assign
+from reconciler.core.leases import Assignment, Book, Key
 from reconciler.core.model import FORWARDING, Address, Spec
 from reconciler.core.observed import Observed
 from reconciler.core.ops import SetSysctl
@@ -86,8 +86,7 @@ class Part(Pass):
             other = self.world.holder(container)
             if other is not None and other not in self.names:
                 raise Widen(f"{container.name} wants what {other} has")
-        near = {i.network for container in some.values() for i in container.interfaces}
-        self.book = self.world.ledger.excerpt(self.names, near)
+        self.book = self.world.ledger.excerpt(self.names)
         return declared, Spec(networks=spec.networks, containers=some), self.book
 
     def read_again(self) -> tuple[Declared, Spec]:
@@ -144,16 +143,9 @@ class Part(Pass):
             for address in interface.addresses:
                 if ledger.lessee(interface.network, address) not in (None, *self.names):
                     raise Widen("a declared address is held by another container's lease")
-        near = {i.network: spec.networks[i.network] for i in interfaces}
-        places = [(name, s.version) for name, network in near.items() for s in network.subnets]
-        return assign(
-            msgspec.structs.replace(spec, networks=near),
-            book,
-            standing=standing_addresses(observed, spec, book),
-            busy=busy,
-            kept=kept,
-            taken=ledger.taken(places, but=spec.containers),
-        )
+        standing = standing_addresses(observed, spec, book)
+        self.book, found = ledger.assign(spec, book, standing=standing, busy=busy, kept=kept)
+        return found
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
         """These containers, in networks as the last whole pass resolved them."""
