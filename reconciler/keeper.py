@@ -264,6 +264,8 @@ class Keeper:
         world.ledger.turn(part.book, prospect.assignment.book)
         outcomes = part.settle(prospect)
         world.learn(prospect, part.seen, part.names)
+        if _stuck(prospect, outcomes):
+            self.agenda.mark([ALL], time.monotonic())
         crowd = self._edited & part.names
         self._edited -= crowd
         crowd |= {
@@ -376,6 +378,16 @@ class Keeper:
             seen = dict(zip(names, values or (), strict=False))
             if any(seen.get(key) != value for key, value in spots[name].sysctls):
                 self.agenda.mark([f"container/{name}"], now)
+
+
+def _stuck(prospect: Prospect, outcomes: Collection[Outcome]) -> bool:
+    """Whether a container could not be made while something of it is there: what holds it may be
+    another link of the host, of which only a look at everything knows."""
+    return any(
+        o.error and isinstance(o.operation, ops.MakeContainer)
+        and o.operation.member.name in prospect.observed.containers
+        for o in outcomes
+    )  # fmt: skip
 
 
 def _in_turn(names: frozenset[str]) -> list[frozenset[str]]:
