@@ -1,6 +1,7 @@
 # make demo   the main job in a private host: nothing of this machine is changed
 # make test   lint and all tests          make lint   lint alone
 # make soak   ten minutes of random edits, sabotage, kills and restarts; SOAK="--seed 7 --firewall nftables" draws them again
+# make growth  ten thousand containers made, changed and removed (three minutes)
 # make bench  the whole suite, beside a straight C program and other tools (three quarters of an hour)
 # make bench-quick  a check of two ratios to the C program (half a minute)
 
@@ -15,7 +16,7 @@ RUN = $(VENV)/bin/python
 WARNINGS = -std=gnu11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 C_FILES = $(wildcard _netlink/*.[ch] benchmarks/*.c tests/c/*.c)
 
-.PHONY: demo test lint soak bench bench-quick setup test-setup clean
+.PHONY: demo test growth lint soak bench bench-quick setup test-setup clean
 
 demo: setup
 	$(RUN) -m tests.support.demo
@@ -23,6 +24,9 @@ demo: setup
 test: test-setup lint
 	$(RUN) -m pytest -q -n 4 --dist worksteal tests --ignore tests/kernel/test_growth.py
 	$(RUN) -m pytest -q tests/kernel/test_growth.py
+
+growth: test-setup
+	RUNCNET_MANY=10000 $(RUN) -m pytest -q tests/kernel/test_growth.py
 
 lint: test-setup
 	$(RUN) -m ruff format --check .

@@ -107,7 +107,7 @@ class Pass(Looking):
         observed = self.observe(spec)
         if not self.record.present and self.changing:
             adopt(self.record, observed)
-        if self.hooked.settle(spec, observed, lambda: self.wall().published()):
+        if self.hooked.settle(spec, observed, lambda: self.wall().published(observed.containers)):
             declared, spec = self.read_again()
         busy = busy_in(observed)
         kept = set(observed.containers) | set(declared.loaded.waiting)
