@@ -17,7 +17,7 @@ from reconciler.host.observe import busy_in
 from reconciler.host.store import Store
 from reconciler.load import Shelf
 from reconciler.once import done, report_of
-from reconciler.part import Part, Widen
+from reconciler.part import Part, Widen, stuck
 from reconciler.prospect import Prospect, Settings, taking_away
 from reconciler.reconcile import READS, Pass
 from reconciler.rules import Rules, mended
@@ -268,7 +268,7 @@ class Keeper:
         if leaving:
             self._rules.dismiss([leaving])
         world.learn(prospect, part.seen, part.names)
-        if _stuck(prospect, outcomes):
+        if stuck(prospect, outcomes):
             self.agenda.mark([ALL], time.monotonic())
         crowd = self._edited & part.names
         self._edited -= crowd
@@ -382,16 +382,6 @@ class Keeper:
             seen = dict(zip(names, values or (), strict=False))
             if any(seen.get(key) != value for key, value in spots[name].sysctls):
                 self.agenda.mark([f"container/{name}"], now)
-
-
-def _stuck(prospect: Prospect, outcomes: Collection[Outcome]) -> bool:
-    """Whether a container could not be made while something of it is there: what holds it may be
-    another link of the host, of which only a look at everything knows."""
-    return any(
-        o.error and isinstance(o.operation, ops.MakeContainer)
-        and o.operation.member.name in prospect.observed.containers
-        for o in outcomes
-    )  # fmt: skip
 
 
 def _in_turn(names: frozenset[str]) -> list[frozenset[str]]:

@@ -16,7 +16,7 @@ from reconciler.core.hostview import in_the_way
 from reconciler.core.leases import Assignment, Book, Key
 from reconciler.core.model import FORWARDING, Address, Spec
 from reconciler.core.observed import Observed
-from reconciler.core.ops import Operation, SetSysctl
+from reconciler.core.ops import MakeContainer, Operation, SetSysctl
 from reconciler.core.policy import Publication
 from reconciler.core.resolver import Hosts
 from reconciler.core.standing import standing_addresses
@@ -211,3 +211,13 @@ class Part(Pass):
         return lambda: Hosts(
             world.declared.loaded.spec, {**world.addresses, **assignment.addresses}
         )
+
+
+def stuck(prospect: Prospect, outcomes: Collection[Outcome]) -> bool:
+    """Whether a container could not be made while something of it is there: what holds it may be
+    another link of the host, of which only a look at everything knows."""
+    return any(
+        o.error and isinstance(o.operation, MakeContainer)
+        and o.operation.member.name in prospect.observed.containers
+        for o in outcomes
+    )  # fmt: skip
