@@ -21,9 +21,7 @@ from reconciler.core.agenda import ALL, RULES, Agenda
 from reconciler.core.errors import LockedError, RuncnetError, UsageError
 from reconciler.core.meter import Meter
 from reconciler.core.room import room
-from reconciler.guests import ElsewhereError, Guests, understood
 from reconciler.host import firewall, lock, netns
-from reconciler.host.door import ELSEWHERE, Door, Request
 from reconciler.host.events import Events
 from reconciler.host.mounts import Mounts
 from reconciler.host.pidfds import Waiting
@@ -31,8 +29,8 @@ from reconciler.host.propagation import hidden
 from reconciler.host.service import Service
 from reconciler.host.watch import Watch
 from reconciler.keeper import Keeper
-from reconciler.options import FAILED, LOCKED, OK, USAGE
 from reconciler.prospect import Settings
+from reconciler.reception import Reception
 from reconciler.terminal import Terminal
 
 CHECK_S = 10.0
@@ -95,9 +93,6 @@ class Daemon:
         self._reload = False
         self._reloading = False
         """The service manager waits for word that a reload is over."""
-        self.guests = Guests(self.keeper)
-        self._calls: list[Request] = []
-        """Of hooks, in the order in which they came."""
         self._files: set[str] = set()
         self._files_since: float | None = None
         self._files_latest = 0.0
@@ -144,8 +139,8 @@ class Daemon:
             self.waiting = Waiting(self.poll)
             stack.callback(self.waiting.close)
             self._woken = woken
-            self.door = Door(self.settings.run_dir, self.poll)
-            stack.callback(self.door.close)
+            self.reception = Reception(self.keeper, self.poll, terminal=self.terminal)
+            stack.callback(self.reception.close)
             self._begin(time.monotonic() + timeout_s)
             while not self._stopping:
                 if not self._guarded(self._turn) and not self._stopping:
@@ -216,9 +211,8 @@ class Daemon:
                 self._hear_files(now)
             elif fd == self.mounts.fileno():
                 self._mounts_rang = True
-            elif self.door.knows(fd):
-                call = self.door.hear(fd)
-                self._calls += [call] if call is not None else []
+            elif self.reception.hear(fd):
+                continue
             elif (name := self.waiting.ended(fd)) is not None:
                 # A process that a container was held back for.
                 self.agenda.wake([name])
@@ -247,7 +241,7 @@ class Daemon:
     def _until(self, now: float) -> float:
         """When there is something to do, if nothing is heard."""
         times = [self._next_check, self._next_resync]
-        if self._calls:
+        if self.reception.called:
             times.append(self._locked_until)
         if self._files_since is not None:
             times.append(self._files_due())
@@ -337,43 +331,19 @@ class Daemon:
 
     def _serve(self, now: float) -> None:
         """What hooks ask comes first: a container's start waits for it."""
-        self.door.sweep(now)
-        while self._calls and now >= self._locked_until and not self._stopping:
-            call = self._calls[0]
+        self.reception.sweep(now)
+        while self.reception.called and now >= self._locked_until and not self._stopping:
             self._hear_files(now)
             if self._files_since is not None:
                 self._read_files(now)
             try:
-                code, text = self._answer(call)
-            except LockedError as error:
-                if now - call.since <= self.settings.lock_timeout_s:
-                    self._locked(now)
-                    return
-                code, text = LOCKED, str(error)
+                self.reception.serve()
+            except LockedError:
+                self._locked(now)
+                return
             self._locked_since = None
-            self._calls.pop(0)
-            self.door.answer(call, code, text)
             self._after_pass()
             now = time.monotonic()
-
-    def _answer(self, call: Request) -> tuple[int, str]:
-        """What a call comes to: an exit code, and what is to be said."""
-        try:
-            self.guests.serve(understood(call.words, call.stdin, self.settings))
-        except ElsewhereError:
-            return ELSEWHERE, ""
-        except LockedError:
-            raise
-        except UsageError as error:
-            return USAGE, str(error)
-        except (RuncnetError, OSError) as error:
-            return FAILED, str(error)
-        except Exception:  # a mistake of ours: whoever asks can do it himself
-            self.terminal.log("error", traceback.format_exc())
-            self.keeper.close()
-            self.agenda.mark([ALL], time.monotonic())
-            return ELSEWHERE, ""
-        return OK, ""
 
     def _guarded(self, work: Callable[[], None]) -> bool:
         """Do it; whatever stops it is said, and everything looked at again after a rest."""

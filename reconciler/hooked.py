@@ -62,8 +62,9 @@ class Hooked:
         Answers whether what is declared is another now.
         """
         boot = boot_id()
-        shut = {one.name for one in self.known.values() if procs.shut(one.pid, one.started)}
-        ended = over(self.known.values(), observed, boot, shut)
+        ended = over(self.known.values(), observed, boot)
+        # One whose process is there and cannot be looked into may well live.
+        ended -= {n for n in ended if procs.shut(self.known[n].pid, self.known[n].started)}
         found = [seen for seen in unknown(self.known, observed) if seen.name not in self.gone]
         if not self._whole:
             return bool(ended or found)

@@ -101,20 +101,15 @@ def _planted(value: Any) -> Any:
     return value
 
 
-def over(
-    attached: Iterable[Attachment], observed: Observed, boot: str, living: set[str]
-) -> set[str]:
-    """The attachments whose namespace is gone: no process lives in it.
-
-    `living`: those whose process is there, but could not be looked into.
-    """
+def over(attached: Iterable[Attachment], observed: Observed, boot: str) -> set[str]:
+    """The attachments whose namespace is gone: no process lives in it."""
     gone = set()
     for one in attached:
         if (one.boot, one.host) != (boot, observed.host.cookie):
             gone.add(one.name)
             continue
         seen = observed.containers.get(one.name)
-        if (seen is None or seen.space is None) and one.name not in living:
+        if seen is None or seen.space is None:
             gone.add(one.name)
     return gone
 

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support.host import PrivateHost, Run, wait_for
+from tests.support.host import CLIENT, RUNCNET, PrivateHost, Run, wait_for
 
 NETWORKS = 'networks: {n: {subnets: [10.88.0.0/24, "fd00:88::/64"]}, flat: {type: routed, subnets: 10.89.0.0/24}}\n'
 
@@ -35,10 +36,15 @@ class Guest:
              "bundle": str(self.host.dir), **more}
         )  # fmt: skip
 
-    def hook(self, stage: str = "createRuntime", *flags: str, state: str = "") -> Run:
-        """Call the hook."""
+    def hook(
+        self, stage: str = "createRuntime", *flags: str, state: str = "", fast: bool = False
+    ) -> Run:
+        """Call the hook; `fast`: by the program that asks a daemon."""
         host = self.host
         words = host.command("runcnet", "hook", stage, *host.options, *flags)
+        if fast:
+            words = ["sh", "-c", f'exec -a {RUNCNET} {CLIENT} "$@"', "sh", "hook", stage]
+            words = ["bash", *words[1:], *host.options, *flags]
         done = host.run(*words, check=False, stdin=state or self.state())
         assert "Traceback" not in done.err, done.err
         return done
@@ -71,7 +77,8 @@ def guest(host: PrivateHost) -> Iterator[Guest]:
 
 
 def shown(host: PrivateHost) -> dict[str, dict[str, object]]:
-    return {c["name"]: c for c in json.loads(host.runcnet("status", "--json").out)["containers"]}
+    found = json.loads(host.runcnet("status", "--json", check=False).out)
+    return {c["name"]: c for c in found["containers"]}
 
 
 def test_annotations_say_what_flags_say_and_win(host: PrivateHost, guest: Guest) -> None:
@@ -359,3 +366,94 @@ def test_hostile_states_are_refused_with_a_sentence(host: PrivateHost, guest: Gu
         )
     assert host.reconcile().changes == [] and not shown(host)
     assert (host.ours(), host.run("ip", "addr").out) == before
+
+
+def test_a_daemon_serves_hooks_and_notices_an_end(host: PrivateHost, guest: Guest) -> None:
+    before = host.ours()
+    with host.daemon() as daemon:
+        done = guest.hook("createRuntime", "--network", "n", "--port", "85:80", fast=True)
+        assert done.code == 0, done.err
+        address = guest.carried()
+        # The same again is content; somebody else's namespace is not to be had.
+        assert guest.hook("createRuntime", "--network", "n", "--port", "85:80", fast=True).code == 0
+        other = guest.hook("createRuntime", "--network", "n", state=guest.state(id="b"), fast=True)
+        assert other.code == 1 and "attached already, as guest" in other.err
+        host.run("nsenter", "-t", str(guest.pid), "-n", "ip", "addr", "flush", "dev", "eth0")
+        wait_for(lambda: guest.carried() == address, what="the address to come back")
+        guest.end()
+        wait_for(lambda: not shown(host), what="the end to be noticed")
+        wait_for(lambda: host.ours() == before, what="all of it to go")
+        # It never left its work to a process of its own.
+        assert "another run" not in daemon.log and daemon.log.count("container guest") >= 2
+    assert host.reconcile().changes == []
+
+
+def test_where_no_daemon_serves_the_client_does_it_by_itself(
+    host: PrivateHost, guest: Guest
+) -> None:
+    assert guest.hook("createRuntime", "--network", "n", fast=True).code == 0
+    address = guest.carried()
+    assert guest.hook("poststop", fast=True).code == 0 and not shown(host)
+    with host.daemon("--firewall", "none"):
+        # Another firewall than the daemon's was asked for.
+        assert guest.hook("createRuntime", "--network", "n", fast=True).code == 0
+        assert guest.carried() not in ([], address)
+
+
+def test_noise_at_the_door_disturbs_nobody(host: PrivateHost, guest: Guest) -> None:
+    program = r"""
+import os, socket, sys
+kept = []
+for data in (b"", b"\0", b"x\0", b"99\0a\0", b"1\0hook\0", b"3\0" + b"\0" * 3, b"7" * 100,
+             b"1\0plan\0{}", b"2\0hook\0teardown\0{}", b"2\0hook\0poststop\0\xff", b"1" * 2_000_000):
+    one = socket.socket(socket.AF_UNIX)
+    one.connect("/run/runcnet/daemon.sock")
+    try:
+        one.sendall(data)
+        one.shutdown(socket.SHUT_WR)
+        answer = one.recv(1000)
+    except OSError:
+        answer = b""
+    assert answer[:2] in (b"", b"1\n", b"75"), answer
+for _ in range(20):
+    one = socket.socket(socket.AF_UNIX)
+    one.connect("/run/runcnet/daemon.sock")
+    kept.append(one)
+os.seteuid(65534)
+try:
+    socket.socket(socket.AF_UNIX).connect("/run/runcnet/daemon.sock")
+    raise SystemExit("anybody may knock")
+except PermissionError:
+    pass
+print("ready", flush=True)
+sys.stdin.read()
+"""
+    with host.daemon():
+        noise = host.start(sys.executable, "-c", program)
+        assert noise.stdout
+        assert noise.stdout.readline() == "ready\n"
+        done = guest.hook("createRuntime", "--network", "n", fast=True)
+        assert done.code == 0, done.err
+        assert guest.hook("poststop", fast=True).code == 0
+
+
+def test_hooks_of_all_kinds_a_run_and_a_daemon_at_once(host: PrivateHost, guest: Guest) -> None:
+    guests = [Guest(host, f"g{number}") for number in range(16)]
+    try:
+        with host.daemon(), ThreadPoolExecutor(20) as pool:
+            runs = [pool.submit(host.reconcile, "--once", check=False) for _ in range(2)]
+            calls = [
+                pool.submit(one.hook, "createRuntime", "--network", "n", fast=number % 2 == 0)
+                for number, one in enumerate(guests)
+            ]
+            host.write("more.yaml", "containers: {w: {replicas: 4, interfaces: n}}\n")
+            assert [(c.result().code, c.result().err) for c in calls] == [(0, "")] * 16
+            assert {run.result().code for run in runs} == {0}
+            wait_for(lambda: len(shown(host)) == 20, what="the file to be read")
+            wait_for(lambda: {c["state"] for c in shown(host).values()} == {"ok"})
+            found = [a for one in guests for a in one.carried()]
+            assert len(found) == len(set(found)) == 32
+        assert host.reconcile().changes == []
+    finally:
+        for one in guests:
+            one.end()

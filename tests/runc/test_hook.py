@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import os
+import random
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -130,3 +133,56 @@ def test_a_start_that_is_refused_leaves_nothing(host: PrivateHost) -> None:
         "b", "--network", "n", "--port", "8080:80"
     )
     assert "10.99.0.1 is outside 10.88.0.0/24" in refused("c", "--network", "n:ip=10.99.0.1")
+
+
+def test_a_runtime_that_is_killed_in_the_middle_leaves_nothing(
+    host: PrivateHost, served: bool
+) -> None:
+    need.program("runc")
+    before = host.ours()
+    dice = random.Random(7)
+    bundle = host.hooked(host.bundle("k", "sleep", "600"), "--network", "n", fast=served)
+    names = [f"k{number}" for number in range(10)]
+    for name in names:
+        words = host.enter("runc", "--root", "/run/oci", "run", "-d", "-b", str(bundle), name)
+        with open(os.devnull, "r+b") as null:
+            child = subprocess.Popen(words, stdin=null, stdout=null, stderr=null)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(dice.uniform(0.02, 0.1 if served else 0.4))
+        child.kill()
+        child.wait(10)
+    for name in names:
+        host.runc("delete", "-f", name, check=False)
+    wait_for(lambda: not callers(host), what="what is half made to end")
+    if served:
+        wait_for(lambda: host.ours() == before, what="the daemon to clear up")
+    assert host.reconcile().report["converged"]
+    assert host.ours() == before
+    assert host.reconcile().changes == []
+
+
+def callers(host: PrivateHost) -> list[str]:
+    """Hooks and half-made containers that still run in the host."""
+    lines = host.run("ps", "-eo", "mntns,args").out.splitlines()
+    own = os.readlink(f"/proc/{host.holder}/ns/mnt")[5:-1]
+    return [
+        x for x in lines if x.split()[0] == own and ("hook" in x or "runc" in x) and "ps " not in x
+    ]
+
+
+def test_a_container_with_a_user_namespace_of_its_own(host: PrivateHost) -> None:
+    need.program("runc")
+    host.write("n.yaml", NETWORK)
+    host.reconcile()
+    bundle = host.hooked(host.bundle("u", "sleep", "600"), "--network", "n")
+    config = json.loads((bundle / "config.json").read_text())
+    config["linux"]["namespaces"].append({"type": "user"})
+    for key in ("uidMappings", "gidMappings"):
+        config["linux"][key] = [{"containerID": 0, "hostID": 100_000, "size": 65_536}]
+    (bundle / "config.json").write_text(json.dumps(config))
+    host.sh(
+        f"chown -R 100000:100000 {bundle}/rootfs; chmod 711 {host.dir} {host.dir}/bundles {bundle}"
+    )
+    with host.container("u", bundle):
+        host.runc("exec", "u", "ping", "-c1", "-W2", SERVER)
+        assert host.reconcile().changes == []
