@@ -241,6 +241,8 @@ class Keeper:
                 looking=self._looking(only),
                 guarded=self._rules.forwardable,
                 admit=self._rules.admit,
+                published=self._rules.published,
+                publish=self._rules.publish,
             )
             if leaving:
                 part.hooked.leave(leaving)
@@ -262,6 +264,8 @@ class Keeper:
         self._write_books(store, prospect, part.book)
         world.ledger.turn(part.book, prospect.assignment.book)
         outcomes = part.settle(prospect)
+        if leaving:
+            self._rules.dismiss([leaving])
         world.learn(prospect, part.seen, part.names)
         crowd = self._edited & part.names
         self._edited -= crowd

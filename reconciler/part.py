@@ -15,7 +15,8 @@ from reconciler.core.errors import FirewallError
 from reconciler.core.leases import Assignment, Book, Key, assign
 from reconciler.core.model import FORWARDING, Address, Spec
 from reconciler.core.observed import Observed
-from reconciler.core.ops import SetSysctl
+from reconciler.core.ops import Operation, SetSysctl
+from reconciler.core.policy import Publication
 from reconciler.core.resolver import Hosts
 from reconciler.core.standing import standing_addresses
 from reconciler.core.wanted import Desired, Member
@@ -45,10 +46,14 @@ class Part(Pass):
         only: frozenset[str],
         guarded: Callable[[], frozenset[int]],
         admit: Callable[[Iterable[Member]], None],
+        published: Callable[[str], tuple[Publication, ...]],
+        publish: Callable[[Collection[str], Iterable[Publication]], Operation],
         **more: Any,
     ) -> None:
         """`guarded`: the IP versions that may be forwarded, as far as the firewall goes;
-        `admit`: lets containers send from their addresses, or raises FirewallError."""
+        `admit`: lets containers send from their addresses, or raises FirewallError; `published`: the
+        host ports that lead to a container now; `publish`: has them lead elsewhere, or raises
+        FirewallError."""
         declared = world.declared.loaded.spec.containers
         only |= {
             f"container/{c.join}"
@@ -61,6 +66,10 @@ class Part(Pass):
         self.world = world
         self.guarded = guarded
         self.admit = admit
+        self.published = published
+        self.publish = publish
+        self._ports: dict[str, tuple[Publication, ...]] = {}
+        """Containers whose host ports lead elsewhere from now on."""
         self.above = world.top
         self.names: frozenset[str] = frozenset(
             name.partition("/")[2] for name in only if name.startswith("container/")
@@ -106,7 +115,7 @@ class Part(Pass):
         versions = {version for version, name in FORWARDING.items() if name in names}
         if versions - self.guarded():
             raise Widen("the host is to forward, and the router guard does not stand")
-        if found.local.on:
+        if found.local.on and not self._ports:
             raise Widen("packets from the loopback are to be let through, which rules must guard")
         return found
 
@@ -147,7 +156,7 @@ class Part(Pass):
         return assign(
             msgspec.structs.replace(spec, networks=near),
             book,
-            standing=standing_addresses(observed, spec, book),
+            standing=standing_addresses(observed, spec, book, but=self.hooked.gone),
             busy=busy,
             kept=kept,
             taken=ledger.taken(places, but=spec.containers),
@@ -172,19 +181,25 @@ class Part(Pass):
             raise Widen(f"the bridge of network {min(lost)} is not there")
         desired = with_members(networks, spec, addresses, machine=self.machine)
         for name in self.names:
-            old, new = whole.members.get(name), desired.members.get(name)
-            if (old.publications if old else ()) != (new.publications if new else ()):
-                raise Widen(f"the published ports of {name} have changed")
+            member = desired.members.get(name)
+            wanted = member.publications if member is not None else ()
+            if sorted(wanted, key=lambda one: one.rank) != list(self.published(name)):
+                self._ports[name] = wanted
         return desired
 
     def carry_out(self, prospect: Prospect) -> list[Outcome]:
-        """As a whole pass; addresses are let through before they are given."""
-        if prospect.operations:
-            try:
+        """As a whole pass; addresses are let through before they are given, and ports before they are
+        answered."""
+        published = []
+        try:
+            if prospect.operations:
                 self.admit(prospect.desired.members.values())
-            except FirewallError as error:
-                raise Widen(str(error)) from error
-        return super().carry_out(prospect)
+            if self._ports:
+                wanted = [one for several in self._ports.values() for one in several]
+                published = [Outcome(self.publish(self._ports.keys(), wanted), None)]
+        except FirewallError as error:
+            raise Widen(str(error)) from error
+        return published + super().carry_out(prospect)
 
     def wall(self) -> Wall:
         """Rules are the same for everybody: a whole pass looks after them."""

@@ -1,7 +1,7 @@
 """The firewall's part of a pass: what is asked for, whether it differs, and putting it in place."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -203,6 +203,40 @@ class Wall:
         new = tuple(one for one in found if known.get(one.link) != one)
         if new:
             self.backend.admit(self.policy, new)
+
+    def publish(self, names: Collection[str], wanted: Iterable[Publication]) -> ops.ReplaceFirewall:
+        """Let host ports lead to these containers as `wanted`; all else stands as it was looked at.
+
+        Raises FirewallError, also where only a look at everything can tell whether that may be.
+        """
+        old = self.policy
+        rest = [one for one in old.publications if one.container not in names]
+        policy = msgspec.structs.replace(
+            old, publications=tuple(sorted([*rest, *wanted], key=lambda one: one.rank))
+        )
+        looped = [any(one.looped for one in p.publications) for p in (old, policy)]
+        if self.backend is None or self.problem or old.kept_ports or looped == [True, False]:
+            # The last rule that guards the loopback goes after what it guards.
+            raise FirewallError("published ports are not to be changed by themselves")
+        self.backend.replace(policy)
+        self.policy = policy
+        before, after = ({one.lead for one in p.publications} for p in (old, policy))
+        conntrack.forget(
+            (),
+            [_port(lead, leads=False) for lead in before - after]
+            + [_port(lead, leads=True) for lead in after - before],
+        )
+        whose = ", ".join(sorted(names))
+        return ops.ReplaceFirewall(object="firewall", differences=(f"published ports of {whose}",))
+
+    def dismiss(self, names: Collection[str]) -> None:
+        """Let these containers send no longer: they are gone. Raises FirewallError."""
+        gone = tuple(one for one in self.policy.senders if one.container in names)
+        if self.backend is None or not gone:
+            return
+        rest = tuple(one for one in self.policy.senders if one.container not in names)
+        self.policy = msgspec.structs.replace(self.policy, senders=rest)
+        self.backend.dismiss(self.policy, gone)
 
     def _asked(self, yielding: bool) -> Policy:
         return msgspec.structs.replace(self.policy, yielding=yielding)

@@ -4,15 +4,17 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
-from tests.support.host import CLIENT, RUNCNET, PrivateHost, Run, wait_for
+from tests.support.host import CLIENT, RUNCNET, PrivateHost, Run, page, wait_for
 
 NETWORKS = 'networks: {n: {subnets: [10.88.0.0/24, "fd00:88::/64"]}, flat: {type: routed, subnets: 10.89.0.0/24}}\n'
 
@@ -93,6 +95,11 @@ def test_annotations_say_what_flags_say_and_win(host: PrivateHost, guest: Guest)
         ["10.88.0.77", "fd00:88::2"],
     )
     assert shown(host)["guest"]["ports"] == ["81:80"]
+    assert (
+        "guest" not in host.runcnet("show").out
+        and "10.88.0.77" in host.runcnet("show", "guest").out
+    )
+    assert "10.88.0.77" in host.runcnet("exec", "guest", "--", "ip", "addr", "show", "lan0").out
     assert guest.hook("poststop", state=state).code == 0
     done = guest.hook("createRuntime", "--network", "n", "--no-annotations", state=state)
     assert done.code == 0, done.err
@@ -386,6 +393,51 @@ def test_a_daemon_serves_hooks_and_notices_an_end(host: PrivateHost, guest: Gues
         # It never left its work to a process of its own.
         assert "another run" not in daemon.log and daemon.log.count("container guest") >= 2
     assert host.reconcile().changes == []
+
+
+@pytest.mark.parametrize("firewall", ["iptables", "nftables"])
+def test_small_passes_do_with_ports_and_without(
+    host: PrivateHost, guest: Guest, firewall: str
+) -> None:
+    host.firewall = firewall
+    host.write("w.yaml", "containers: {w: {interfaces: n, ports: '90:80'}}\n")
+    other = Guest(host, "other")
+    with host.daemon("--metrics", f"{host.dir}/metrics"):
+        before = host.ours()
+
+        def whole() -> list[str]:
+            text = page(host.dir / "metrics")
+            return re.findall(r'runcnet_passes_total\{kind="full",result="\w+"\} .*', text)
+
+        at_first = whole()
+        for flags in (["--network", "n"], ["--network", "n", "--port", "91:80"],
+                      ["--network", "flat", "--port", "92:80"]):  # fmt: skip
+            done = guest.hook("createRuntime", *flags, fast=True)
+            assert done.code == 0, done.err
+            assert other.hook("createRuntime", "--network", "n", fast=True).code == 0
+            assert {c["state"] for c in shown(host).values()} == {"ok"}
+            if "--port" in flags:
+                host.start("nsenter", "-t", str(guest.pid), "-n", sys.executable, "-c", SERVE)
+                wait_for(partial(answers, host, flags[-1].partition(":")[0]), what="an answer")
+            for one in (guest, other):
+                assert one.hook("poststop", fast=True).code == 0
+            assert host.ours() == before
+        assert whole() == at_first
+    assert host.reconcile().changes == []
+
+
+SERVE = """
+import socket
+with socket.create_server(("", 80)) as server:
+    while True:
+        server.accept()[0].sendall(b"here")
+"""
+ASK = "import socket, sys; print(socket.create_connection(('192.0.2.2', int(sys.argv[1])), 2).recv(4))"
+
+
+def answers(host: PrivateHost, port: str) -> bool:
+    words = ["ip", "netns", "exec", "internet", sys.executable, "-c", ASK, port]
+    return "here" in host.run(*words, check=False).out
 
 
 def test_where_no_daemon_serves_the_client_does_it_by_itself(

@@ -212,6 +212,9 @@ class Iptables:
     def admit(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
         """Nothing: what members of bridges send from is not checked; see `Backend`."""
 
+    def dismiss(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
+        """Nothing, likewise; see `Backend`."""
+
     def told(self, policy: Policy) -> tuple[str, ...]:
         """Its name, and what it cannot do; see `Backend`."""
         lines = [f"the firewall is {self.name}"]
