@@ -52,6 +52,7 @@ class Looking:
         if containers is not None:
             known = {name: known[name] for name in containers & known.keys()}
         witness = read_witness(self.record, containers, known)
+        places = [*known.values(), *self.hooked.leaving(witness.spaces)]
         expected = [
             c.netns
             for c in spec.containers.values()
@@ -73,12 +74,12 @@ class Looking:
             files |= containers | set(touched.values())
             key = self.record.key
             dumps = dump_part(
-                netns_dir, names, key=key, files=files, links=links - {0}, attached=known.values()
+                netns_dir, names, key=key, files=files, links=links - {0}, attached=places
             )
         elif dumps is None or dumps.sysctls != names:
             self.looking(None)
             dumps = dump(
-                netns_dir, names, key=self.record.key, attached=known.values(), fresh=fresh
+                netns_dir, names, key=self.record.key, attached=places, fresh=fresh
             )
             if self.changing:
                 self.store.put(SYSCTLS_FACT, " ".join(names))

@@ -192,7 +192,7 @@ class Pass(Looking):
         # What namespaces are asked for, the last pass says.
         names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
         self.looking(None)
-        known = tuple(self.hooked.known.values())
+        known = (*self.hooked.known.values(), *self.hooked.leaving())
         self._ahead = Ahead(
             partial(dump, self.settings.netns_dir, names, key=self.record.key, attached=known)
         )
