@@ -9,6 +9,7 @@ import msgspec
 from reconciler.core import ops
 from reconciler.core.errors import FirewallError
 from reconciler.core.model import FORWARDING, Address
+from reconciler.core.names import whole_names
 from reconciler.core.netplan import Scene
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan
@@ -59,6 +60,8 @@ class Wall:
         """Containers whose published ports cannot be had, and why."""
         self.raised = True
         """Whether the rules are in place."""
+        self._whole: Mapping[str, str] = {}
+        """What stands for a long name in a rule → that name."""
         self._gone: frozenset[Address] = frozenset()
         """Addresses of containers that this pass takes away."""
         self._moved: frozenset[conntrack.Port] = frozenset()
@@ -88,8 +91,11 @@ class Wall:
             self.refused = {f"container/{name}": text for name in whose}
             return
 
+        self._whole = whole_names(observed.containers.keys() | desired.members.keys())
+
         def stays(name: str) -> bool:
             """Whether a container that is not wanted, or not readable, keeps its ports."""
+            name = self._whole.get(name, name)
             if name in desired.members or name in gone or name in scene.forced:
                 return False
             return name in observed.containers or bool(scene.keep)
@@ -156,26 +162,31 @@ class Wall:
                 free.append(one)
                 continue
             run = f"{one.host_port}/{one.protocol}"
+            kept_name = holder.partition("/")[2]
             self.refused[f"container/{one.container}"] = (
-                f"the host port {run} still leads to {holder.partition('/')[2]}, which is kept "
-                "(see `runcnet status`)"
+                f"the host port {run} still leads to {self._whole.get(kept_name, kept_name)}, which "
+                "is kept (see `runcnet status`)"
             )
         return tuple(free)
-
-    def published(self) -> Mapping[str, tuple[Lead, ...]]:
-        """`NETWORK/CONTAINER` → the published ports that lead there now, as far as that can be read."""
-        if self.backend is None:
-            return {}
-        try:
-            return self.backend.look(Policy()).ports
-        except FirewallError:
-            return {}  # which is said where the rules are compared
 
     def stand_by(self, *, wanted: bool) -> None:
         """Whether a change of the rules is to be expected: what takes long can begin meanwhile."""
         if self.backend is not None:
             with contextlib.suppress(FirewallError):  # it is said where the rules are looked at
                 self.backend.stand_by(wanted=wanted)
+
+    def published(self, containers: Iterable[str]) -> Mapping[str, tuple[Lead, ...]]:
+        """`NETWORK/CONTAINER` → the published ports that lead there now, as far as that can be read;
+        `containers`: those that stand."""
+        if self.backend is None:
+            return {}
+        try:
+            ports = self.backend.look(Policy()).ports
+        except FirewallError:
+            return {}  # which is said where the rules are compared
+        whole = whole_names(containers)
+        halves = ((whose.partition("/"), leads) for whose, leads in ports.items())
+        return {f"{net}/{whole.get(name, name)}": leads for (net, _, name), leads in halves}
 
     def stands(self, *, yielding: bool = False) -> bool:
         """Whether the rules are still as `look` wanted them; asks the kernel, and costs little."""

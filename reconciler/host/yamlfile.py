@@ -15,6 +15,7 @@ import yaml
 
 from reconciler.core.model import Place, Rejection
 from reconciler.core.tree import Map, Mark, Seq, Tree
+from reconciler.host.userns import from_outside, is_ours
 
 SIZE_LIMIT = 8 << 20
 DEPTH_LIMIT = 32
@@ -152,7 +153,12 @@ def _link_time(path: str) -> int:
 
 
 def _untrusted(found: os.stat_result, path: str) -> str:
-    if found.st_uid not in (0, os.geteuid()):
+    if from_outside(found.st_uid):
+        return (
+            f"{path} is owned by an id that this user namespace does not know: copy it into a folder "
+            "of your own, and give that as --config-dir"
+        )
+    if not is_ours(found.st_uid):
         return f"{path} is owned by neither root nor the caller: chown root {path}"
     if found.st_mode & 0o022:
         return f"{path} is writable by group or others: chmod go-w {path}"
@@ -160,15 +166,23 @@ def _untrusted(found: os.stat_result, path: str) -> str:
 
 
 def _trusted_way(folder: str) -> str:
-    """What is wrong with a folder or one above it: who can rename in it can replace what it holds."""
+    """What is wrong with a folder or one above it: who can rename in it can replace what it holds.
+
+    In a user namespace the machine's root cannot be told from others that are not known there. Above
+    a folder of the caller's own it is taken for granted: /, /home.
+    """
     way = os.path.realpath(folder)
     child: os.stat_result | None = None
     while True:
         found = os.stat(way)
-        sticky = found.st_mode & stat.S_ISVTX and found.st_uid in (0, os.geteuid())
+        above = child is not None and from_outside(found.st_uid)
+        sticky = found.st_mode & stat.S_ISVTX and (above or is_ours(found.st_uid))
         if sticky:
-            if child is not None and child.st_uid not in (0, os.geteuid()):
+            if child is not None and not (is_ours(child.st_uid) or from_outside(child.st_uid)):
                 return f"{way} is shared, and the next part belongs to somebody else: chown root"
+        elif above:
+            if found.st_mode & 0o022:
+                return _untrusted(found, way)
         else:
             problem = _untrusted(found, way)
             if problem:

@@ -73,7 +73,9 @@ def test_thousands_come_change_and_go_without_a_trace(bare: PrivateHost) -> None
     )
     changed = bare.reconcile().report
     assert changed["converged"] and changed["changed"] == MANY
-    assert "99" in bare.run("ip", "netns", "exec", f"w-{MANY - 1}", "sysctl", "net.core.somaxconn").out
+    assert (
+        "99" in bare.run("ip", "netns", "exec", f"w-{MANY - 1}", "sysctl", "net.core.somaxconn").out
+    )
     bare.write("a.yaml", "containers: {k: {mode: none}}\n")
     gone = bare.reconcile("--once", "--max-removals", "all").report
     assert gone["converged"] and gone["removed"] == MANY + 1

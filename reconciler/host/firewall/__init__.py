@@ -21,10 +21,11 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     guards: frozenset[int]
     """IP versions whose router guard stands in the kernel."""
     ports: dict[str, tuple[Lead, ...]]
-    """`NETWORK/CONTAINER` → the published ports that lead there now."""
+    """`NETWORK/CONTAINER` → the published ports that lead there now. For a long name its stand-in
+    may be there (names.py)."""
     notes: tuple[str, ...]
     senders: frozenset[str] = frozenset()
-    """Containers whose addresses are checked now."""
+    """Containers whose addresses are checked now, or stand-ins."""
 
 
 class Backend(Protocol):

@@ -11,7 +11,6 @@ length: four bytes, lowest first. Nobody else has an end of these pipes.
 """
 
 import atexit
-import contextlib
 import os
 import pickle
 import signal
@@ -114,6 +113,8 @@ class Worker:
                 "PYTHONPATH": str(Path(reconciler.__file__).parents[1]),
                 # python-iptables imports distutils, in whose place setuptools puts all of itself.
                 "SETUPTOOLS_USE_DISTUTILS": "stdlib",
+                # iptables(8) knows it; sudo does not pass it on.
+                "XTABLES_LOCKFILE": os.environ.get("XTABLES_LOCKFILE", ""),
             },
         )
 
@@ -144,9 +145,9 @@ class Worker:
 
     def close(self, *, busy: bool) -> None:
         """Have it end; where it may be `busy` with a commit, once that is through."""
-        if not busy:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        if not busy and self._process.poll() is None:
+            # Not reaped: the number is still its own. A fork that outlives it ends with the pipes.
+            os.killpg(self._process.pid, signal.SIGKILL)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()
@@ -166,11 +167,6 @@ def ready() -> None:
             _worker = Worker()
         except OSError as error:
             raise FirewallError(f"firewall: start a process: {error.strerror}") from error
-
-
-def stands_by() -> bool:
-    """Whether one does."""
-    return _worker is not None
 
 
 def close(*, busy: bool = False) -> None:
