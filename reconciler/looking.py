@@ -93,9 +93,7 @@ class Looking:
             )
         elif dumps is None or dumps.sysctls != names:
             self.looking(None)
-            dumps = dump(
-                netns_dir, names, key=self.record.key, attached=places, fresh=fresh
-            )
+            dumps = dump(netns_dir, names, key=self.record.key, attached=places, fresh=fresh)
             if self.changing:
                 self.store.put(SYSCTLS_FACT, " ".join(names))
         self.seen = observe(
