@@ -6,16 +6,17 @@ network away: whether they may go, only a look at everything can tell.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from reconciler.core.desired import with_members
 from reconciler.core.errors import FirewallError
 from reconciler.core.leases import Assignment, Book, Key, assign
-from reconciler.core.model import FORWARDING, Address, Spec
+from reconciler.core.model import FORWARDING, Address, Container, Spec
 from reconciler.core.observed import Observed
 from reconciler.core.ops import SetSysctl
+from reconciler.core.policy import Publication
 from reconciler.core.resolver import Hosts
 from reconciler.core.standing import standing_addresses
 from reconciler.core.wanted import Desired, Member
@@ -24,7 +25,6 @@ from reconciler.load import Declared
 from reconciler.prospect import Prospect
 from reconciler.reconcile import FEW, Pass
 from reconciler.wall import Wall
-from reconciler.world import World
 
 GOING = 3
 """So many that are no longer declared are looked at; where more are, a look at everything is due."""
@@ -34,13 +34,29 @@ class Widen(Exception):  # noqa: N818 - no error: it asks for a whole pass
     """Why a look at a few containers is not enough."""
 
 
+class Surroundings(Protocol):
+    """What a small pass must know of everything else; see `World`."""
+
+    declared: Declared
+    book: Book
+    networks: Desired
+    top: int
+
+    def container(self, name: str) -> Container | None: ...
+    def file(self, name: str) -> str: ...
+    def holder(self, container: Container) -> str | None: ...
+    def publications(self, name: str) -> tuple[Publication, ...]: ...
+    def elsewhere(self, names: Collection[str]) -> set[tuple[str, Address]]: ...
+    def hosts(self, addresses: Mapping[Key, Address]) -> Callable[[], Hosts]: ...
+
+
 class Part(Pass):
     """A pass over the containers and networks of `only`, and over whom these containers join."""
 
     def __init__(
         self,
         *words: Any,
-        world: World,
+        world: Surroundings,
         only: frozenset[str],
         guarded: Callable[[], frozenset[int]],
         admit: Callable[[Iterable[Member]], None],
@@ -48,12 +64,11 @@ class Part(Pass):
     ) -> None:
         """`guarded`: the IP versions that may be forwarded, as far as the firewall goes;
         `admit`: lets containers send from their addresses, or raises FirewallError."""
-        declared = world.declared.loaded.spec.containers
         only |= {
             f"container/{c.join}"
             for name in only
-            if (c := declared.get(name.partition("/")[2])) is not None
-            and name.startswith("container/")
+            if name.startswith("container/")
+            and (c := world.container(name.partition("/")[2])) is not None
             and c.join
         }
         super().__init__(*words, changing=True, only=only, **more)
@@ -64,6 +79,8 @@ class Part(Pass):
         self.names: frozenset[str] = frozenset(
             name.partition("/")[2] for name in only if name.startswith("container/")
         )
+        # Of the others it sees nothing, and so cannot tell whether they are over.
+        self.hooked.known = {n: a for n, a in self.hooked.known.items() if n in self.names}
         if len(self.names) > FEW:
             raise Widen(f"{len(self.names)} containers are concerned")
 
@@ -87,7 +104,11 @@ class Part(Pass):
     def look(self, *, restless: str = "") -> Prospect:
         """As that of a whole pass; Widen, where it would take something away."""
         found = super().look(restless=restless)
-        going = [op.object for op in found.operations if op.action == "remove"]
+        going = [
+            op.object
+            for op in found.operations
+            if op.action == "remove" and op.object not in self.going
+        ]
         if going and not found.declared.restless_s:
             raise Widen(f"{going[0]} is to go")
         names = {op.name for op in found.plan.host if isinstance(op, SetSysctl)}
@@ -102,8 +123,7 @@ class Part(Pass):
         """These containers and the networks that they are in."""
         scope = {name: "" for name in self.only or () if name.startswith("network/")}
         for name in self.names:
-            spot = self.world.spots.get(name)
-            scope[f"container/{name}"] = spot.file if spot is not None else ""
+            scope[f"container/{name}"] = self.world.file(name)
         return super().observe(spec, touched={**scope, **(touched or {})})
 
     def assign(
@@ -142,17 +162,8 @@ class Part(Pass):
             standing=standing_addresses(observed, spec, book),
             busy=busy,
             kept={*kept, *(key.container for key in others)},
-            taken=self._declared_elsewhere(),
+            taken=self.world.elsewhere(self.names),
         )
-
-    def _declared_elsewhere(self) -> set[tuple[str, Address]]:
-        return {
-            (i.network, a)
-            for name, c in self.world.declared.loaded.spec.containers.items()
-            if name not in self.names
-            for i in c.interfaces
-            for a in i.addresses
-        }
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
         """These containers, in networks as the last whole pass resolved them."""
@@ -173,8 +184,8 @@ class Part(Pass):
             raise Widen(f"the bridge of network {min(lost)} is not there")
         desired = with_members(networks, spec, addresses, machine=self.machine)
         for name in self.names:
-            old, new = whole.members.get(name), desired.members.get(name)
-            if (old.publications if old else ()) != (new.publications if new else ()):
+            new = desired.members.get(name)
+            if self.world.publications(name) != (new.publications if new else ()):
                 raise Widen(f"the published ports of {name} have changed")
         return desired
 
@@ -193,6 +204,4 @@ class Part(Pass):
 
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
         """Hosts files name everybody."""
-        world = self.world
-        addresses = {**world.addresses, **assignment.addresses}
-        return lambda: Hosts(world.declared.loaded.spec, addresses)
+        return self.world.hosts(assignment.addresses)

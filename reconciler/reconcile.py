@@ -6,7 +6,7 @@ from functools import partial
 
 from reconciler import trial
 from reconciler.attachment import Attachments
-from reconciler.books import write_down
+from reconciler.books import digest_of, write_down
 from reconciler.core import ops
 from reconciler.core.desired import PING_GROUPS, desired_state
 from reconciler.core.leases import Assignment, Book, Key, assign
@@ -33,7 +33,6 @@ from reconciler.wall import Wall
 
 READS = 5
 """How often files that keep changing are read again before what they no longer declare is kept."""
-
 FEW = 256
 """Up to so many touched objects, only they are looked at again after a change."""
 SYSCTLS_FACT = "sysctls"
@@ -350,6 +349,8 @@ class Pass:
             outcomes += self.verify(prospect, outcomes)
         elif not outcomes:
             self.seal(prospect, prospect.observed, prospect.plan.states, prospect.plan)
+        if self.only is None:
+            self.record.note_resolved(digest_of(prospect.desired))
         if self.only is None and not prospect.declared.keep:
             prospect.attached.sweep(
                 set(prospect.spec.containers) | set(prospect.observed.containers)

@@ -5,13 +5,15 @@ something is heard, and spares a small pass the reading of everything else.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 from reconciler.core.agenda import ALL
 from reconciler.core.leases import Book, Key
 from reconciler.core.model import PROTOCOL, Address, Container
 from reconciler.core.observed import LOOPBACK, Observed, SeenContainer
+from reconciler.core.policy import Publication
+from reconciler.core.resolver import Hosts
 from reconciler.core.wanted import Desired
 from reconciler.host import events
 from reconciler.host.events import Event, nsid
@@ -231,6 +233,37 @@ class World:
             others.append(self._by_claim.get(("mac", interface.mac)))
             others.append(self._by_claim.get(("link", interface.host_interface)))
         return next((other for other in others if other not in (None, container.name)), None)
+
+    # -- what a small pass asks ---------------------------------------------------------------
+
+    def container(self, name: str) -> Container | None:
+        """What is declared under that name."""
+        return self.declared.loaded.spec.containers.get(name)
+
+    def file(self, name: str) -> str:
+        """The file of the netns dir at which a container was seen; empty: at none."""
+        spot = self.spots.get(name)
+        return spot.file if spot is not None else ""
+
+    def publications(self, name: str) -> tuple[Publication, ...]:
+        """The published ports that the rules lead to a container."""
+        member = self.networks.members.get(name)
+        return member.publications if member is not None else ()
+
+    def elsewhere(self, names: Collection[str]) -> set[tuple[str, Address]]:
+        """The addresses that other containers than these declare, each with its network."""
+        return {
+            (i.network, a)
+            for name, c in self.declared.loaded.spec.containers.items()
+            if name not in names
+            for i in c.interfaces
+            for a in i.addresses
+        }
+
+    def hosts(self, addresses: Mapping[Key, Address]) -> Callable[[], Hosts]:
+        """Where the text of hosts files comes from: they name everybody, with these addresses new."""
+        every = {**self.addresses, **addresses}
+        return lambda: Hosts(self.declared.loaded.spec, every)
 
     def fellows(self, names: Collection[str]) -> Iterator[str]:
         """Containers whose hosts files name these."""

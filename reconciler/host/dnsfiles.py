@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 
 from reconciler.core.resolver import listens_on_loopback_only
 from reconciler.host.files import folder, own_directory, read_at
@@ -75,5 +74,7 @@ def standing(run_dir: str) -> set[str]:
 
 def remove(run_dir: str, name: str) -> None:
     """Take a container's files away."""
+    import shutil
+
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(f"{run_dir}/dns/{name}")

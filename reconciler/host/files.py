@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 
@@ -65,7 +64,7 @@ def remove_at(fd: int, name: str) -> None:
 
 
 def _put_at(fd: int, name: str, content: bytes, mode: int, owner: tuple[int, int] | None) -> None:
-    temporary = f".{name}.{secrets.token_hex(6)}"
+    temporary = f".{name}.{os.urandom(6).hex()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(temporary, flags, 0o600, dir_fd=fd)
     try:
