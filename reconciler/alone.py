@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from reconciler.attachment import Attachments, renew_hosts
 from reconciler.core.amend import containers_of
 from reconciler.core.desired import with_members
 from reconciler.core.errors import FirewallError
@@ -27,6 +28,7 @@ from reconciler.host.index import Index, Known
 from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import Declared
+from reconciler.localnet import Localnet
 from reconciler.part import Part, Widen
 from reconciler.prospect import Prospect, Settings
 from reconciler.wall import senders
@@ -155,32 +157,30 @@ class Glimpse:
 
     def hosts(self, addresses: Mapping[Key, Address]) -> Callable[[], Hosts]:
         """See `World`."""
+        return lambda: self._hosts(self.declared.loaded.spec.containers, addresses)
 
-        def build() -> Hosts:
-            now = self.declared.loaded.spec.containers
-            near = {i.network for c in now.values() for i in c.interfaces}
-            return hosts_of(self._index, self._store, near, {**self.before, **now}, now, addresses)
+    def _hosts(self, whose: Mapping[str, Container], addresses: Mapping[Key, Address]) -> Hosts:
+        """Of all that is in the networks of these containers."""
+        near = {i.network for c in whose.values() for i in c.interfaces}
+        names = {name for network in near for name, _ in self._index.members(network)}
+        now = self.declared.loaded.spec.containers
+        every = {**self._index.containers(names - self.before.keys()), **now}
+        leases = {k: a for n in near for k, a in self._store.leases_in(n).items()}
+        return Hosts(Spec(networks={}, containers=every), {**leases, **addresses})
 
-        return build
+    def renew_hosts(self, run_dir: str, addresses: Mapping[Key, Address]) -> None:
+        """Bring the hosts files of their fellows up to date: of those they have and of those they had."""
+        now = self.declared.loaded.spec.containers
+        both = [*self.before.values(), *now.values()]
+        near = {i.network for c in both for i in c.interfaces}
+        names = {n for network in near for n, reads in self._index.members(network) if reads}
+        readers = self._index.containers(names - self.before.keys() - now.keys())
+        if readers:
+            renew_hosts(run_dir, self._hosts(readers, addresses), readers.values())
 
     def claimed(self, network: str) -> set[str]:
         """The addresses of a network that others declare or carry."""
         return self._index.claimed(network)
-
-
-def hosts_of(
-    index: Index,
-    store: Store,
-    near: Collection[str],
-    stale: Collection[str],
-    now: Mapping[str, Container],
-    addresses: Mapping[Key, Address],
-) -> Hosts:
-    """The hosts files of all that is in these networks; of `stale`, what the index says is over."""
-    names = {name for network in near for name, _ in index.members(network)} - set(stale)
-    every = {**index.containers(names), **now}
-    leases = {k: a for n in near for k, a in store.leases_in(n).items()}
-    return Hosts(Spec(networks={}, containers=every), {**leases, **addresses})
 
 
 class Alone(Part):
@@ -279,6 +279,19 @@ class Alone(Part):
                 count -= 1
                 if not count:
                     return
+
+    def after(self, prospect: Prospect) -> Prospect | None:
+        """How things stand once all of it is carried out; None: that takes another look."""
+        left = self.left
+        if left is None or left.operations or prospect.plan.removals:
+            return None
+        return prospect._replace(
+            observed=self.seen,
+            plan=msgspec.structs.replace(left, states={**prospect.plan.states, **left.states}),
+            local=Localnet(self.store),
+            attached=Attachments(run_dir=self.settings.run_dir, netns_dir=self.settings.netns_dir),
+            moves=(),
+        )
 
     def carry_out(self, prospect: Prospect) -> list[Outcome]:
         """As any small pass; then, what these may no longer send from is refused."""

@@ -73,6 +73,7 @@ class Pass:
         """Containers that go, when they go, also while they are in use."""
         self.above = 0
         """Link numbers up to this one are known to be taken."""
+        self.left: Plan | None = None  # what the look after the changes found of what was changed
         self._ahead: Ahead[Dumps] | None = None
 
     # -- reading ----------------------------------------------------------------------------
@@ -144,7 +145,8 @@ class Pass:
             problems.setdefault(name, []).append(text)
         local = Localnet(self.store)
         if settings.firewall != "none":
-            whole = self.names is None and (self.only is None or bool(self.hooked.gone))
+            gone = self.hooked.gone or self.going
+            whole = self.names is None and (self.only is None or bool(gone))
             kept = {whose.partition("/")[0] for whose in wall.policy.kept_ports}
             going = {o.object.partition("/")[2] for o in decided.removals if o.action == "remove"}
             kept |= wall.policy.kept
@@ -215,12 +217,9 @@ class Pass:
 
     def wall(self) -> Wall:
         """The firewall's part."""
-        return Wall(
-            self.settings.firewall,
-            self.store,
-            patience_s=self.settings.firewall_patience_s,
-            yielding=self.yielding,
-        )
+        patience_s = self.settings.firewall_patience_s
+        choice = self.settings.firewall
+        return Wall(choice, self.store, patience_s=patience_s, yielding=self.yielding)
 
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
         """Where the text of hosts files comes from, if it is needed."""
@@ -413,6 +412,7 @@ class Pass:
             if op.object in done and op.object not in broken
         ]
         self.seal(prospect, observed, done - {outcome.operation.object for outcome in wrong}, left)
+        self.left = left
         return wrong
 
     def seal(

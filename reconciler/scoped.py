@@ -12,11 +12,13 @@ from typing import NamedTuple
 import msgspec
 
 from reconciler.alone import Alone, Edit, Glimpse
+from reconciler.attachment import renew_hosts
 from reconciler.books import digest_of
 from reconciler.core.errors import RuncnetError, UsageError
 from reconciler.core.known import odd
 from reconciler.core.model import Rejection, Spec
 from reconciler.core.report import Report
+from reconciler.core.resolver import Hosts
 from reconciler.core.sandbox import HEADER, declaration, declares, tree
 from reconciler.core.schema import RawContainer
 from reconciler.core.troubles import Mishap, Trouble
@@ -146,6 +148,8 @@ def _small(
     one.forced = request.forced
     contents = {edit.file: edit.content for edit in edits.values()}
     applied = carried(one, request, files=contents, known=request.names, write=contents)
+    if applied.report.operations:
+        world.renew_hosts(settings.run_dir, applied.prospect.assignment.addresses)
     if edits:
         for file in contents:
             now = stamp(file)
@@ -179,6 +183,7 @@ def _whole(
     memory, doubts = store.memory(), store.trials.doubts()
     loaded = shelf.read(memory, doubts, store.attachments()).loaded
     sure = True
+    before_spec = loaded.spec
     contents = {edit.file: edit.content for edit in edits.values()}
     if edits:
         for name, edit in edits.items():
@@ -209,9 +214,20 @@ def _whole(
         one.going = frozenset(f"container/{n}" for n in request.going if sure or n in gone)
         one.forced = request.forced
         applied = carried(one, request, files=contents, known=gone | request.forced)
+    if applied.report.operations:
+        spec, near = applied.prospect.spec, networks_of(request.names, before_spec, loaded.spec)
+        readers = [c for c in spec.containers.values() if near & networks_of([c.name], spec)]
+        hosts = Hosts(spec, applied.prospect.assignment.addresses)
+        renew_hosts(settings.run_dir, hosts, readers)
     if index is not None and found is not None:
         _learn(index, found, contents, applied, _key(settings, store, record), one)
     return applied
+
+
+def networks_of(names: Collection[str], *specs: Spec) -> set[str]:
+    """The networks in which any of these containers is, by any of these specs."""
+    found = [s.containers[n] for s in specs for n in names if n in s.containers]
+    return {i.network for c in found for i in c.interfaces}
 
 
 def _learn(
@@ -306,8 +322,9 @@ def carried(
         dnsfiles.remove(one.settings.run_dir, name)
     report = report_of(prospect, done(outcomes), started, dry=False)
     note_troubles(one.record, report, prospect, scope=one.only, now=time.time())
-    after = prospect
-    if outcomes:
+    found = one.after(prospect) if isinstance(one, Alone) and not report.failed else None
+    after = found or prospect
+    if outcomes and found is None:
         after = one.look()
         with store.transaction():
             # Leases are free once nothing is left of whoever had them.

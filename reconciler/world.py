@@ -265,19 +265,6 @@ class World:
         every = {**self.addresses, **addresses}
         return lambda: Hosts(self.declared.loaded.spec, every)
 
-    def fellows(self, names: Collection[str]) -> Iterator[str]:
-        """Containers whose hosts files name these."""
-        spec = self.declared.loaded.spec
-        networks = {
-            interface.network
-            for name in names & spec.containers.keys()
-            for interface in spec.containers[name].interfaces
-        }
-        for container in spec.containers.values():
-            reads = container.dns is not None and container.name not in names
-            if reads and any(i.network in networks for i in container.interfaces):
-                yield f"container/{container.name}"
-
     def differing(self, after: Declared) -> set[str] | None:
         """The objects that another declaration concerns; None: all."""
         one, other = self.declared.loaded, after.loaded

@@ -72,7 +72,7 @@ class Kernel(Removals):
 
         The next batch is packed while the kernel is at work on one.
         """
-        before = self.record.spaces() if creations else {}
+        before = self.record.spaces([op.member.name for op in creations]) if creations else {}
         ahead: tuple[_Part, Ahead[list[Result]]] | None = None
         for start in range(0, len(creations), BATCH):
             if self.stop():

@@ -141,11 +141,14 @@ class Index:
 
     def containers(self, names: Collection[str]) -> dict[str, Container]:
         """The declared containers of these names."""
-        marks = ", ".join("?" * len(names))
-        rows = self._db.execute(
-            f"SELECT name, body FROM container WHERE name IN ({marks})", tuple(names)
-        )
-        return {name: msgspec.json.decode(body, type=Container) for name, body in rows}
+        decode = msgspec.json.Decoder(Container).decode
+        query = "SELECT body FROM container WHERE name=?"
+        found = {}
+        for name in names:
+            row = self._db.execute(query, (name,)).fetchone()
+            if row is not None:
+                found[name] = decode(row[0])
+        return found
 
     def declared_in(self, file: str) -> set[str]:
         """The containers that a file declares."""

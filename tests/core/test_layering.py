@@ -44,6 +44,7 @@ UPPER = {
     "prompt",
     "validate",
     "entering",
+    "fellows",
     "scoped",
     "alone",
     "sandboxes",
