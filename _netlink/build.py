@@ -8,6 +8,8 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+ALONE = ("_rtnl.c", "client.c")
+"""What is made here, and a program of its own (setup.py)."""
 
 
 def declarations() -> str:
@@ -25,7 +27,7 @@ ffibuilder.cdef(declarations())
 ffibuilder.set_source(
     "reconciler._rtnl",
     '#include "rtnl_api.h"\n',
-    sources=sorted(_relative(path) for path in HERE.glob("*.c") if path.name != "_rtnl.c"),
+    sources=sorted(_relative(path) for path in HERE.glob("*.c") if path.name not in ALONE),
     depends=sorted(_relative(path) for path in HERE.glob("*.h")),
     include_dirs=[_relative(HERE)],
     extra_compile_args=["-std=gnu11", "-O2", "-pthread"],

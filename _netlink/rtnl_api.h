@@ -31,7 +31,7 @@ enum rcn_port {
     RCN_PORT_LOCKED = 4    /* only MACs that are told stand behind it, and none is learned */
 };
 
-/* What an RCN_LINK step sets, but for the last. */
+/* What an RCN_LINK step sets, but for RCN_SET_IF_THERE. */
 enum rcn_set {
     RCN_SET_NAME = 1,
     RCN_SET_MAC = 2,
@@ -43,8 +43,9 @@ enum rcn_set {
     RCN_SET_GEN_MODE = 128,
     RCN_SET_PORT = 256,
     RCN_SET_GROUP = 512,
-    RCN_SET_FLUSH = 1024,   /* what the bridge has learned behind that port */
-    RCN_SET_IF_THERE = 2048 /* of an RCN_SYSCTL step: no error where there is no such entry */
+    RCN_SET_FLUSH = 1024,    /* what the bridge has learned behind that port */
+    RCN_SET_IF_THERE = 2048, /* of an RCN_SYSCTL step: no error where there is no such entry */
+    RCN_SET_SNOOP = 4096 /* a bridge follows multicast groups (it is made so that it does not) */
 };
 
 struct rcn_job {

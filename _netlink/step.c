@@ -138,14 +138,24 @@ static int veth(struct rcn_buffer *buffer, const struct rcn_step *step, int netn
     return 3;
 }
 
+static void put_snooping(struct rcn_buffer *buffer, bool on)
+{
+    struct rtattr *info = rcn_nest(buffer, IFLA_LINKINFO);
+
+    rcn_put_text(buffer, IFLA_INFO_KIND, "bridge");
+    struct rtattr *data = rcn_nest(buffer, IFLA_INFO_DATA);
+    rcn_put_u8(buffer, IFLA_BR_MCAST_SNOOPING, on);
+    rcn_nest_end(buffer, data);
+    rcn_nest_end(buffer, info);
+}
+
+/* Without snooping: it would set the timers of all ports anew with each one that comes up. */
 static int bridge(struct rcn_buffer *buffer, const struct rcn_step *step)
 {
     begin_link(buffer, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, step->index);
     rcn_put_text(buffer, IFLA_IFNAME, step->link);
     rcn_put(buffer, IFLA_ADDRESS, step->mac, 6);
-    struct rtattr *info = rcn_nest(buffer, IFLA_LINKINFO);
-    rcn_put_text(buffer, IFLA_INFO_KIND, "bridge");
-    rcn_nest_end(buffer, info);
+    put_snooping(buffer, false);
     return 1;
 }
 
@@ -175,6 +185,8 @@ static int set_link(struct rcn_buffer *buffer, const struct rcn_step *step, int 
         put_port(buffer, step->port);
     if (step->set & RCN_SET_FLUSH)
         put_flush(buffer);
+    if (step->set & RCN_SET_SNOOP)
+        put_snooping(buffer, true);
     return 1;
 }
 

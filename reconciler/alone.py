@@ -14,9 +14,11 @@ from reconciler.core.desired import with_members
 from reconciler.core.errors import FirewallError
 from reconciler.core.known import claims_of, fits
 from reconciler.core.leases import Assignment, Book, Key, assign, is_usable
+from reconciler.core.ledger import Place
 from reconciler.core.memory import Grown, Memory
 from reconciler.core.model import FORWARDING, Address, Container, Network, Range, Spec
 from reconciler.core.observed import Observed
+from reconciler.core.ops import Operation
 from reconciler.core.policy import Publication, Sender
 from reconciler.core.resolver import Hosts
 from reconciler.core.spec import Loaded
@@ -151,7 +153,22 @@ class Glimpse:
         member = self.member(name, "")
         return member.publications if member is not None else ()
 
-    def elsewhere(self, names: Collection[str]) -> set[tuple[str, Address]]:
+    @property
+    def ledger(self) -> "Glimpse":
+        """Leases are looked up as well."""
+        return self
+
+    def excerpt(self, names: Collection[str], networks: Collection[str]) -> Book:
+        """See `Ledger`; of what was freed, `Alone` looks up what it needs."""
+        return self.book
+
+    def lessee(self, network: str, address: Address) -> str | None:
+        """See `Ledger`."""
+        return self._store.leased(network, address.version).get(f"{address.value:x}")
+
+    def taken(
+        self, places: Iterable[Place], *, but: Mapping[str, Container]
+    ) -> dict[Place, set[int]]:
         """Not asked for: `Alone` picks addresses itself."""
         raise NotImplementedError
 
@@ -198,12 +215,20 @@ class Alone(Part):
             world=world,
             guarded=lambda: BOTH if settings.firewall == "none" else frozenset(),
             admit=self._admit,
+            published=lambda name: tuple(sorted(world.publications(name), key=lambda p: p.rank)),
+            publish=self._publish,
             **more,
         )
 
-    def read_again(self) -> tuple[Declared, Spec]:
-        """Widen: only a whole pass knows what that means."""
-        raise Widen("an attachment is over, or was found")
+    def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
+        """As any small pass; but rules need a look at all of them."""
+        found = super().desire(spec, addresses, observed)
+        if self.ports:
+            raise Widen(f"the published ports of {min(self.ports)} have changed")
+        return found
+
+    def _publish(self, names: Collection[str], wanted: Iterable[Publication]) -> Operation:
+        raise FirewallError(f"the published ports of {min(names)} have changed")
 
     def assign(
         self,
@@ -226,7 +251,7 @@ class Alone(Part):
                 addresses=dict(book.held), book=book, moves=(), problems={}, rejections=()
             )
         for near, address in given:
-            holder = self.store.leased(near, address.version).get(f"{address.value:x}")
+            holder = self.world.lessee(near, address)
             if holder is not None and holder not in self.names:
                 raise Widen(f"{address} is held by {holder}'s lease")
         networks, freed = {}, dict(book.freed)
@@ -303,7 +328,7 @@ class Alone(Part):
             if set(before) - set(now):
                 from reconciler.host.firewall.nftables import Nftables
 
-                Nftables().dismiss(before, now)
+                Nftables().strike(before, now)
         return outcomes
 
     def _admit(self, members: Iterable[Member]) -> None:

@@ -2,17 +2,21 @@
 
 import os
 import time
+from collections.abc import Callable
 
 import msgspec
 
 from reconciler.core.attached import Attachment
 from reconciler.core.errors import ObjectError, RuncnetError
+from reconciler.core.report import Report
 from reconciler.core.request import Request
 from reconciler.core.schema import unknown
+from reconciler.core.spec import Loaded
 from reconciler.host import ipfile, procs, rtnl
 from reconciler.host.machine import boot_id
 from reconciler.host.record import Record
 from reconciler.host.store import Store
+from reconciler.load import Shelf
 from reconciler.once import done, opened, report_of
 from reconciler.prospect import Prospect, Settings
 from reconciler.reconcile import Pass
@@ -29,12 +33,12 @@ def attachment_of(request: Request) -> Attachment:
         raise RuncnetError(
             f"{name}: there is no process {pid} (the state's pid is the container's)"
         )
-    space = rtnl.scan([path])[0]
+    space, first = rtnl.scan([path, "/proc/1/ns/net"])
     if space.error:
         why = os.strerror(space.error)
         raise RuncnetError(f"{name}: the namespace of process {pid} cannot be entered: {why}")
     host = rtnl.cookie()
-    if space.cookie == host:
+    if space.cookie in (host, first.cookie):  # one may be inside of the other, in a user namespace
         raise RuncnetError(
             f"{name}: process {pid} lives in the host's own network namespace (the bundle's "
             "linux.namespaces needs an entry of type network without a path)"
@@ -79,8 +83,8 @@ def scope(one: Attachment) -> frozenset[str]:
     return frozenset({f"container/{one.name}", "host", *near})
 
 
-def refusal(current: Pass, prospect: Prospect, one: Attachment) -> str:
-    """Why it cannot be attached; empty: it can."""
+def refusal(prospect: Prospect, one: Attachment, alone: Callable[[], Loaded]) -> str:
+    """Why it cannot be attached; empty: it can. `alone` judges everything else without it."""
     loaded = prospect.declared.loaded
     for near in sorted(scope(one)):
         kind, _, network = near.partition("/")
@@ -90,14 +94,11 @@ def refusal(current: Pass, prospect: Prospect, one: Attachment) -> str:
     if text:
         return text
     if loaded.rejections or loaded.stuck:
-        others = {name: a for name, a in current.hooked.known.items() if name != one.name}
-        alone = current.shelf.read(
-            current.store.memory(), current.store.trials.doubts(), others
-        ).loaded
+        before = alone()
         for rejection in loaded.rejections:
-            if rejection not in alone.rejections:
+            if rejection not in before.rejections:
                 return rejection.message
-        if loaded.stuck != alone.stuck:
+        if loaded.stuck != before.stuck:
             return loaded.stuck
     for name in sorted(scope(one)):
         problems = prospect.problems.get(name)
@@ -143,7 +144,12 @@ def _attach(settings: Settings, store: Store, record: Record, one: Attachment) -
         prospect = current.look()
         if prospect.declared.restless_s:
             prospect = current.look(restless=MOTION)
-        why = refusal(current, prospect, one)
+        known = current.hooked.known
+        others = {name: other for name, other in known.items() if name != one.name}
+        memory, doubts = store.memory(), store.trials.doubts()
+        why = refusal(
+            prospect, one, lambda: Shelf(settings.config_dirs).read(memory, doubts, others).loaded
+        )
         if why:
             raise RuncnetError(f"{one.name}: {why}")
         current.keep_books(prospect, old)
@@ -151,11 +157,23 @@ def _attach(settings: Settings, store: Store, record: Record, one: Attachment) -
     outcomes = current.settle(prospect)
     report = report_of(prospect, done(outcomes), started, dry=False)
     note_troubles(record, report, prospect, scope=current.only, now=time.time())
-    failed = next((d for d in report.operations if d.ok is False), None)
-    if failed is not None:
-        raise _HalfDoneError(
-            f"{failed.operation.object}: {failed.operation.describe()}: {failed.error}"
-        )
+    failed = failure(report, one)
+    if failed:
+        raise _HalfDoneError(failed)
+    return first_address(prospect, one)
+
+
+def failure(report: Report, one: Attachment) -> str:
+    """What went wrong with it when it was made; empty: nothing."""
+    near = {*scope(one), "firewall"}
+    for each in report.operations:
+        if each.ok is False and each.operation.object in near:
+            return f"{each.operation.object}: {each.operation.describe()}: {each.error}"
+    return ""
+
+
+def first_address(prospect: Prospect, one: Attachment) -> str:
+    """Its first address; empty where it has none."""
     member = prospect.desired.members[one.name]
     carried = [a for e in member.endpoints for a in e.addresses if not a.is_link_local]
     return str(carried[0].address) if carried else ""
@@ -182,8 +200,6 @@ def _detach(settings: Settings, store: Store, record: Record, name: str) -> None
     outcomes = current.settle(prospect)
     report = report_of(prospect, done(outcomes), started, dry=False)
     note_troubles(record, report, prospect, scope=only, now=time.time())
-    if one.ip_file:
-        ipfile.drop(one.ip_file)
     failed = next((d for d in report.operations if d.ok is False), None)
     if failed is not None:
         raise RuncnetError(f"{name}: {failed.operation.describe()}: {failed.error}")

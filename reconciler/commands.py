@@ -309,7 +309,7 @@ def run_exec(options: argparse.Namespace) -> int:
     )
     if seen is None or not seen.source:
         raise RuncnetError(f"container {options.name} has no namespace (see `runcnet status`)")
-    folders = [f"/etc/netns/{seen.netns}", f"{options.run_dir}/dns/{seen.name}"]
+    folders = [f"/etc/netns/{seen.netns or seen.name}", f"{options.run_dir}/dns/{seen.name}"]
     command = words or [os.environ.get("SHELL", "/bin/sh")]
     return run(seen.source, folders=folders, command=command)
 

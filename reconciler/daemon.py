@@ -30,6 +30,7 @@ from reconciler.host.service import Service
 from reconciler.host.watch import Watch
 from reconciler.keeper import Keeper
 from reconciler.prospect import Settings
+from reconciler.reception import Reception
 from reconciler.terminal import Terminal
 
 CHECK_S = 10.0
@@ -138,6 +139,8 @@ class Daemon:
             self.waiting = Waiting(self.poll)
             stack.callback(self.waiting.close)
             self._woken = woken
+            self.reception = Reception(self.keeper, self.poll, terminal=self.terminal)
+            stack.callback(self.reception.close)
             self._begin(time.monotonic() + timeout_s)
             while not self._stopping:
                 if not self._guarded(self._turn) and not self._stopping:
@@ -208,6 +211,8 @@ class Daemon:
                 self._hear_files(now)
             elif fd == self.mounts.fileno():
                 self._mounts_rang = True
+            elif self.reception.hear(fd):
+                continue
             elif (name := self.waiting.ended(fd)) is not None:
                 # A process that a container was held back for.
                 self.agenda.wake([name])
@@ -236,6 +241,8 @@ class Daemon:
     def _until(self, now: float) -> float:
         """When there is something to do, if nothing is heard."""
         times = [self._next_check, self._next_resync]
+        if self.reception.called:
+            times.append(self._locked_until)
         if self._files_since is not None:
             times.append(self._files_due())
         due = self.agenda.next(now)
@@ -306,6 +313,7 @@ class Daemon:
     # -- working ------------------------------------------------------------------------------------
 
     def _work(self, now: float) -> None:
+        self._serve(now)
         due = self.agenda.due(now)
         if not due or now < self._locked_until or self._stopping:
             return
@@ -320,6 +328,22 @@ class Daemon:
         self._locked_since = None
         if done:
             self._after_pass()
+
+    def _serve(self, now: float) -> None:
+        """What hooks ask comes first: a container's start waits for it."""
+        self.reception.sweep(now)
+        while self.reception.called and now >= self._locked_until and not self._stopping:
+            self._hear_files(now)
+            if self._files_since is not None:
+                self._read_files(now)
+            try:
+                self.reception.serve()
+            except LockedError:
+                self._locked(now)
+                return
+            self._locked_since = None
+            self._after_pass()
+            now = time.monotonic()
 
     def _guarded(self, work: Callable[[], None]) -> bool:
         """Do it; whatever stops it is said, and everything looked at again after a rest."""
@@ -372,7 +396,7 @@ class Daemon:
             self._reloading = False
             self.service.ready(self._summary())
             self.meter.rejected(len({r.place.file for r in world.declared.loaded.rejections}))
-            self.meter.leases(*room(world.declared.loaded.spec, world.book))
+            self.meter.leases(*room(world.declared.loaded.spec, world.ledger.book))
         late = self.waiting.follow(self.keeper.guarded)
         self.agenda.postpone(late, now + 1.0)
         self.service.status(self._summary())

@@ -5,7 +5,7 @@ import os
 import sys
 
 from reconciler.core.errors import RuncnetError, UsageError
-from reconciler.core.request import ATTACHING, STATE_BYTES, request
+from reconciler.core.request import ATTACHING, STATE_BYTES, Request, request
 from reconciler.options import OK, need_privileges, settings_of
 
 STAGES = ("createRuntime", "prestart", "poststop")
@@ -23,25 +23,31 @@ def options_for(parser: argparse.ArgumentParser) -> None:
         help=f"write the address to that file of the bundle ({IP_FILE})")  # fmt: skip
 
 
-def run(options: argparse.Namespace) -> int:
-    """Attach or detach the container whose state is on stdin."""
-    need_privileges()
+def asked(options: argparse.Namespace, state: bytes) -> Request:
+    """What the command line and the state ask for. Raises RuncnetError."""
     if "/" in options.ip_file or options.ip_file in (".", ".."):
         raise UsageError("--ip-file is the name of a file in the bundle, not a path")
-    asked = request(
+    found = request(
         options.stage,
-        sys.stdin.buffer.read(STATE_BYTES + 1),
+        state,
         networks=options.network,
         ports=options.port,
         annotated=not options.no_annotations,
         ip_file=options.ip_file,
     )
-    if asked.ip_file and not os.path.isabs(asked.bundle):
-        raise RuncnetError(f"{asked.name}: the state names no bundle for --ip-file")
+    if found.ip_file and not os.path.isabs(found.bundle):
+        raise RuncnetError(f"{found.name}: the state names no bundle for --ip-file")
+    return found
+
+
+def run(options: argparse.Namespace) -> int:
+    """Attach or detach the container whose state is on stdin."""
+    need_privileges()
+    call = asked(options, sys.stdin.buffer.read(STATE_BYTES + 1))
     from reconciler import attaching
 
-    if options.stage in ATTACHING:
-        attaching.attach(settings_of(options), asked)
+    if call.stage in ATTACHING:
+        attaching.attach(settings_of(options), call)
     else:
-        attaching.detach(settings_of(options), asked)
+        attaching.detach(settings_of(options), call)
     return OK

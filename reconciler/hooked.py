@@ -1,12 +1,15 @@
 """What hooks attached, as a pass sees it: who is known, who is over, who is found again by marks."""
 
+from collections.abc import Callable, Collection, Mapping
+
 import msgspec
 
 from reconciler.core.attached import Attachment, over, rebuilt, unknown
 from reconciler.core.leases import Book
 from reconciler.core.model import Address, Spec
 from reconciler.core.observed import Observed
-from reconciler.host import procs
+from reconciler.core.policy import Lead
+from reconciler.host import dnsfiles, ipfile, procs
 from reconciler.host.machine import boot_id
 from reconciler.host.store import Store
 
@@ -14,10 +17,12 @@ from reconciler.host.store import Store
 class Hooked:
     """The attachments of one pass. What it finds out is written to the store."""
 
-    def __init__(self, store: Store, *, machine: str) -> None:
+    def __init__(self, store: Store, *, machine: str, names: Collection[str] | None = None) -> None:
+        """`names`: those that are looked at; None: all. Only who looks at all may drop any."""
+        self._whole = names is None
         self._store = store
         self._machine = machine
-        self.known: dict[str, Attachment] = store.attachments()
+        self.known: dict[str, Attachment] = store.attachments(names)
         self.gone: dict[str, Attachment | None] = {}
         """Those that this pass takes away, whatever else may stay."""
 
@@ -31,6 +36,13 @@ class Hooked:
         self._store.drop_attachments([name])
         self.gone[name] = self.known.pop(name, None)
 
+    def clear(self, run_dir: str) -> None:
+        """Take away the files that were written for those that went."""
+        for name, one in self.gone.items():
+            dnsfiles.remove(run_dir, name)
+            if one is not None and one.ip_file:
+                ipfile.drop(one.ip_file)
+
     def freed(self, book: Book) -> frozenset[Address]:
         """The addresses that those had."""
         if not self.gone:
@@ -38,23 +50,34 @@ class Hooked:
         found = {address for key, address in book.held.items() if key.container in self.gone}
         return frozenset(found.union(*(one.addresses() for one in self.gone.values() if one)))
 
-    def settle(self, spec: Spec, observed: Observed) -> bool:
+    def settle(
+        self,
+        spec: Spec,
+        observed: Observed,
+        published: Callable[[], Mapping[str, tuple[Lead, ...]]],
+    ) -> bool:
         """Drop those whose namespace is gone, and take those in that a lost state dir no longer knows.
 
+        `published` reads back which ports lead where (by `NETWORK/CONTAINER`).
         Answers whether what is declared is another now.
         """
         boot = boot_id()
-        shut = {one.name for one in self.known.values() if procs.shut(one.pid, one.started)}
-        ended = over(self.known.values(), observed, boot, shut)
+        ended = over(self.known.values(), observed, boot)
+        # One whose process is there and cannot be looked into may well live.
+        ended -= {n for n in ended if procs.shut(self.known[n].pid, self.known[n].started)}
         found = [seen for seen in unknown(self.known, observed) if seen.name not in self.gone]
+        if not self._whole:
+            return bool(ended or found)
         for name in ended:
             self.leave(name)
+        leads = published() if found else {}
         for seen in found:
             assert seen.space is not None  # it has a source
             pid = min(procs.pids_by_inode().get(seen.space.inode, ()), default=0)
+            body = rebuilt(seen, spec.networks, leads, self._machine)
             one = Attachment(
                 name=seen.name,
-                body=msgspec.json.encode(rebuilt(seen, spec.networks, self._machine)).decode(),
+                body=msgspec.json.encode(body).decode(),
                 boot=boot,
                 host=observed.host.cookie,
                 cookie=seen.space.cookie,

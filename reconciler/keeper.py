@@ -1,11 +1,10 @@
 """The daemon's passes: whole ones and small ones, what they say, and what they leave to be done."""
 
-import os
 import time
 from collections.abc import Callable, Collection
 
 from reconciler import trial
-from reconciler.books import write_down
+from reconciler.books import Books, write_down
 from reconciler.core import ops
 from reconciler.core.agenda import ALL, HOSTS, RULES, Agenda
 from reconciler.core.errors import FirewallError
@@ -16,7 +15,6 @@ from reconciler.fellows import Fellows
 from reconciler.host import lock, rtnl
 from reconciler.host.apply import Outcome
 from reconciler.host.observe import busy_in
-from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import Shelf
 from reconciler.once import done, report_of
@@ -63,8 +61,7 @@ class Keeper:
         self.world: World | None = None
         self.guarded: dict[str, tuple[int, ...]] = {}
         """Containers that are held back because they are in use, and by which pids."""
-        self._books: tuple[Store, Record] | None = None
-        self._versions: tuple[object, ...] = ()
+        self.books = Books(settings)
         self.last_whole_s: float | None = None
         """How long a whole pass took that has just ended."""
         self.last_look_s = 0.0
@@ -76,53 +73,29 @@ class Keeper:
         self._fellows = Fellows(settings.run_dir)
         self._reads = 0
         self._oldest: float | None = None
+        self.last: tuple[Prospect, Report] | None = None
+        """What the last pass has decided, and what came of it."""
         self._telling = Telling(terminal)
         self._rules = Rules(resync_s=resync_s)
 
-    # -- the books ------------------------------------------------------------------------------
-
-    def open(self) -> None:
-        """Open state and record. Raises StoreError."""
-        self.close()
-        store = Store.open(self.settings.state_dir)
-        self._books = store, Record.open(self.settings.run_dir, cookie=rtnl.cookie())
-
     def close(self) -> None:
-        """Close them."""
-        if self._books is not None:
-            for book in self._books:
-                book.close()
-            self._books = None
-
-    def _current(self) -> tuple[object, ...]:
-        """Another value than before: somebody else has written, or put other files in their place."""
-        assert self._books is not None  # callers have opened them
-        places = (
-            os.path.join(self.settings.state_dir, "state.db"),
-            os.path.join(self.settings.run_dir, "record.db"),
-        )
-        inodes: list[object] = []
-        for place in places:
-            try:
-                inodes.append(os.stat(place).st_ino)
-            except OSError:
-                inodes.append(None)
-        return (*inodes, *(book.version() for book in self._books))
+        """Close state and record."""
+        self.books.close()
 
     def read_again(self, files: Collection[str]) -> set[str] | None:
         """Read these files; answers which objects they change (None: possibly all)."""
-        if self.world is None or self._books is None:
+        if self.world is None or not self.books.open:
             return None
-        trials = self._books[0].trials
+        trials = self.books.store.trials
         if trials.pending() or trials.doubts():
             return None  # what is tried is noted by whole passes
-        declared = self.shelf.read_again(files, self._books[0].memory)
+        declared = self.shelf.read_again(files, self.books.store.memory)
         names = self.world.differing(declared)
         if names is not None:
             edited = {name.partition("/")[2] for name in names}
             for then in (self.world.declared, declared):
                 self._fellows.note(then, edited)
-            self.world.declared = declared
+            self.world.declare(declared, names)
             self._unwritten.update(files)
             self._edited |= edited
         return names
@@ -135,33 +108,27 @@ class Keeper:
         Raises LockedError at once where somebody else is at it.
         """
         with lock.hold(self.settings.run_dir, self.settings.state_dir, timeout_s=0):
-            if self._books is None:
-                self.open()
-            current = self._current()
-            if current[:2] != self._versions[:2]:
-                self.open()
-                current = self._current()
-            stale = current != self._versions
+            stale = self.books.renew()
             if stale:
-                # Somebody else has worked here. What is known is out of date, and so is no ground for
-                # a small pass: it could hand out an address for the second time.
+                # Somebody else has worked here, or they were lost. What is known is out of date, and so is
+                # no ground for a small pass: it could hand out an address for the second time.
                 self.agenda.mark([ALL], time.monotonic())
                 due |= {ALL}
             self._oldest = None
-            if self._settled_trial():
+            if self.settled_trial():
                 stale = True
                 due |= {ALL}
             some = due - {ALL, "firewall", RULES, HOSTS}
             if due - some - {RULES, HOSTS} and (whole or stale):
-                self._whole()
-                self._versions = self._current()
+                self.whole()
+                self.books.settle()
                 return
             if RULES in due:
                 self._mend()
             if some and self.world is not None:
                 try:
                     for names in _in_turn(some):
-                        self._part(names)
+                        self.part(names)
                 except Widen:
                     # It is not done yet, and all of it is left to a look at everything.
                     self._looked_at(some)
@@ -169,7 +136,7 @@ class Keeper:
             if HOSTS in due and self.world is not None:
                 self.agenda.seen({HOSTS})
                 self._fellows.renew(self.world)
-            self._versions = self._current()
+            self.books.settle()
 
     def _mend(self) -> None:
         """Put rules back that others have changed, and look at nothing else."""
@@ -189,10 +156,9 @@ class Keeper:
         if marked is not None:
             self.meter.repaired(now - marked)
 
-    def _settled_trial(self) -> bool:
+    def settled_trial(self) -> bool:
         """Take a trial back of which the process is gone; whether there was one."""
-        assert self._books is not None  # `work` has opened them
-        store = self._books[0]
+        store = self.books.store
         before = store.trials.serial()
         trial.settle(store, self.settings.config_dirs)
         return store.trials.serial() != before
@@ -211,9 +177,9 @@ class Keeper:
         if oldest is not None:
             self._oldest = min(oldest, self._oldest or oldest)
 
-    def _whole(self) -> None:
-        assert self._books is not None  # `work` has opened them
-        store, record = self._books
+    def whole(self, *, leaving: str = "") -> None:
+        """Look at everything; `leaving`: an attachment that is to go. The lock is held."""
+        store, record = self.books.store, self.books.record
         started = time.monotonic()
         one = Pass(
             self.settings,
@@ -227,11 +193,13 @@ class Keeper:
         one.progress = lambda count: self.alive()
         one.yielding = self._rules.yielding(started)
         with store.transaction():
+            if leaving:
+                one.hooked.leave(leaving)
             old = store.book()
             prospect = one.look()
             restless_s = prospect.declared.restless_s
             expected = trial.expected(store, prospect.declared)
-            if restless_s and taking_away(prospect.plan) - expected:
+            if restless_s and taking_away(prospect.plan) - expected - one.hooked.going:
                 self._reads += 1
                 if self._reads < READS:
                     self.agenda.postpone([ALL], time.monotonic() + restless_s)
@@ -254,12 +222,17 @@ class Keeper:
             self.world.learn(prospect, one.seen, names & one.seen.containers.keys() | names)
         self.shelf.stand(prospect.declared.loaded)
         self._rules.learn(prospect.wall, outcomes, time.monotonic())
+        prospect.wall.stand_by(wanted=bool(prospect.wall.policy.publications))
         self.last_whole_s = time.monotonic() - started
         self._close_pass("full", prospect, outcomes, started, scope=None)
 
-    def _part(self, names: frozenset[str]) -> None:
-        assert self._books is not None and self.world is not None  # `work` has looked
-        store, record = self._books
+    def part(self, names: frozenset[str], *, leaving: str = "") -> None:
+        """Look at these; `leaving`: an attachment among them that is to go. The lock is held.
+
+        Raises Widen where that does not do.
+        """
+        assert self.world is not None  # `work` has looked
+        store, record = self.books.store, self.books.record
         started = time.monotonic()
         world = self.world
 
@@ -275,13 +248,17 @@ class Keeper:
                 looking=self._looking(only),
                 guarded=self._rules.forwardable,
                 admit=self._rules.admit,
+                published=self._rules.published,
+                publish=self._rules.publish,
             )
+            if leaving:
+                part.hooked.leave(leaving)
             return part, part.look()
 
         part, prospect = prepared(names)
         names = part.only or names
         restless_s = prospect.declared.restless_s
-        away = taking_away(prospect.plan) if restless_s else frozenset()
+        away = taking_away(prospect.plan) - part.hooked.going if restless_s else frozenset()
         if away:
             self.agenda.postpone(away, time.monotonic() + restless_s)
             names -= away
@@ -289,18 +266,21 @@ class Keeper:
                 return
             part, prospect = prepared(names)
             names = part.only or names
-            if taking_away(prospect.plan):
+            if taking_away(prospect.plan) - part.hooked.going:
                 raise Widen("what is to be taken away has changed")
-        self._write_books(store, prospect, world.book)
+        self._write_books(store, prospect, part.book)
+        world.ledger.turn(part.book, prospect.assignment.book)
         outcomes = part.settle(prospect)
+        if leaving:
+            self._rules.dismiss([leaving])
         world.learn(prospect, part.seen, part.names)
         crowd = self._edited & part.names
         self._edited -= crowd
         crowd |= {
             o.operation.object.partition("/")[2] for o in outcomes if o.operation.action != "update"
         }
-        self._fellows.note(world.declared, crowd)
         if crowd:
+            self._fellows.note(world.declared, crowd)
             self.agenda.postpone([HOSTS], time.monotonic() + self._fellows.pause_s)
         self._close_pass("part", prospect, outcomes, started, scope=names)
 
@@ -329,6 +309,7 @@ class Keeper:
     ) -> None:
         assert self.world is not None
         report = report_of(prospect, done(outcomes), started, dry=False, stopped=self.stop())
+        self.last = prospect, report
         now = time.monotonic()
         broken = {name for name in report.failed if scope is None or name in scope}
         states = {**prospect.plan.states, **dict.fromkeys({o.object for o in report.held}, "held")}
@@ -355,8 +336,8 @@ class Keeper:
         self.agenda.postpone(removed - broken, now + FREED_S)
         self._guard(prospect, report, scope)
         self._telling.tell(report, scope)
-        if self._books is not None:
-            note_troubles(self._books[1], report, prospect, scope=scope, now=time.time())
+        if self.books.open:
+            note_troubles(self.books.record, report, prospect, scope=scope, now=time.time())
         self.meter.passed(kind, now - started, report)
         if self._oldest is not None and any(d.ok for d in report.operations):
             self.meter.repaired(now - self._oldest)
@@ -391,11 +372,11 @@ class Keeper:
 
     def check(self) -> None:
         """Look at rules and sysctls, which change without a word."""
-        if self.world is None or self._books is None:
+        if self.world is None or not self.books.open:
             return
         now = time.monotonic()
-        tried = self._books[0].trial()
-        if tried is not None and not tried.alive:
+        tried = self.books.store.trial()
+        if self.books.lost() or (tried is not None and not tried.alive):
             self.agenda.mark([ALL], now)
         if not self._rules.stands(now):
             self.agenda.mark([ALL], now)

@@ -47,6 +47,11 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
         return self.rest.get(file, 0.0) > time.monotonic()
 
     @property
+    def news(self) -> bool:
+        """Whether a file says something else than is remembered."""
+        return any(self.memory.said.get(file) != said for file, said in self.contents.items())
+
+    @property
     def unsure(self) -> str:
         """Why it is not known what is declared; empty: it is."""
         lost = sorted(self.loaded.lost)

@@ -13,13 +13,15 @@ import msgspec
 from reconciler.core.desired import with_members
 from reconciler.core.errors import FirewallError
 from reconciler.core.leases import Assignment, Book, Key, assign
+from reconciler.core.ledger import Place
 from reconciler.core.model import FORWARDING, Address, Container, Spec
 from reconciler.core.observed import Observed
-from reconciler.core.ops import SetSysctl
+from reconciler.core.ops import Operation, SetSysctl
 from reconciler.core.policy import Publication
 from reconciler.core.resolver import Hosts
 from reconciler.core.standing import standing_addresses
 from reconciler.core.wanted import Desired, Member
+from reconciler.hooked import Hooked
 from reconciler.host.apply import Outcome
 from reconciler.load import Declared
 from reconciler.prospect import Prospect
@@ -34,19 +36,29 @@ class Widen(Exception):  # noqa: N818 - no error: it asks for a whole pass
     """Why a look at a few containers is not enough."""
 
 
+class Leases(Protocol):
+    """What a small pass must know of other containers' addresses; see `Ledger`."""
+
+    def excerpt(self, names: Collection[str], networks: Collection[str]) -> Book: ...
+    def lessee(self, network: str, address: Address) -> str | None: ...
+    def taken(
+        self, places: Iterable[Place], *, but: Mapping[str, Container]
+    ) -> dict[Place, set[int]]: ...
+
+
 class Surroundings(Protocol):
     """What a small pass must know of everything else; see `World`."""
 
     declared: Declared
-    book: Book
     networks: Desired
     top: int
+
+    @property
+    def ledger(self) -> Leases: ...
 
     def container(self, name: str) -> Container | None: ...
     def file(self, name: str) -> str: ...
     def holder(self, container: Container) -> str | None: ...
-    def publications(self, name: str) -> tuple[Publication, ...]: ...
-    def elsewhere(self, names: Collection[str]) -> set[tuple[str, Address]]: ...
     def hosts(self, addresses: Mapping[Key, Address]) -> Callable[[], Hosts]: ...
 
 
@@ -60,10 +72,14 @@ class Part(Pass):
         only: frozenset[str],
         guarded: Callable[[], frozenset[int]],
         admit: Callable[[Iterable[Member]], None],
+        published: Callable[[str], tuple[Publication, ...]],
+        publish: Callable[[Collection[str], Iterable[Publication]], Operation],
         **more: Any,
     ) -> None:
         """`guarded`: the IP versions that may be forwarded, as far as the firewall goes;
-        `admit`: lets containers send from their addresses, or raises FirewallError."""
+        `admit`: lets containers send from their addresses, or raises FirewallError; `published`: the
+        host ports that lead to a container now; `publish`: has them lead elsewhere, or raises
+        FirewallError."""
         only |= {
             f"container/{c.join}"
             for name in only
@@ -75,12 +91,15 @@ class Part(Pass):
         self.world = world
         self.guarded = guarded
         self.admit = admit
+        self.published = published
+        self.publish = publish
+        self.ports: dict[str, tuple[Publication, ...]] = {}
+        """Containers whose host ports lead elsewhere from now on."""
         self.above = world.top
         self.names: frozenset[str] = frozenset(
             name.partition("/")[2] for name in only if name.startswith("container/")
         )
-        # Of the others it sees nothing, and so cannot tell whether they are over.
-        self.hooked.known = {n: a for n, a in self.hooked.known.items() if n in self.names}
+        self.hooked = Hooked(self.store, machine=self.machine, names=self.names)
         if len(self.names) > FEW:
             raise Widen(f"{len(self.names)} containers are concerned")
 
@@ -99,7 +118,13 @@ class Part(Pass):
             other = self.world.holder(container)
             if other is not None and other not in self.names:
                 raise Widen(f"{container.name} wants what {other} has")
-        return declared, Spec(networks=spec.networks, containers=some), self.world.book
+        near = {i.network for container in some.values() for i in container.interfaces}
+        self.book = self.world.ledger.excerpt(self.names, near)
+        return declared, Spec(networks=spec.networks, containers=some), self.book
+
+    def read_again(self) -> tuple[Declared, Spec]:
+        """What hooks attached has come or gone by itself."""
+        raise Widen("an attachment is over, or was found again")
 
     def look(self, *, restless: str = "") -> Prospect:
         """As that of a whole pass; Widen, where it would take something away."""
@@ -107,7 +132,7 @@ class Part(Pass):
         going = [
             op.object
             for op in found.operations
-            if op.action == "remove" and op.object not in self.going
+            if op.action == "remove" and op.object not in self.hooked.going | self.going
         ]
         if going and not found.declared.restless_s:
             raise Widen(f"{going[0]} is to go")
@@ -115,7 +140,7 @@ class Part(Pass):
         versions = {version for version, name in FORWARDING.items() if name in names}
         if versions - self.guarded():
             raise Widen("the host is to forward, and the router guard does not stand")
-        if found.local.on:
+        if found.local.on and not self.ports:
             raise Widen("packets from the loopback are to be let through, which rules must guard")
         return found
 
@@ -141,28 +166,24 @@ class Part(Pass):
             for i in c.interfaces
             for version in i.automatic
         }
-        mine = {key for key in book.held if key.container in self.names}
-        if mine == wanted and not any(
-            i.addresses for c in spec.containers.values() for i in c.interfaces
-        ):
-            addresses = {key: book.held[key] for key in wanted}
+        interfaces = [i for c in spec.containers.values() for i in c.interfaces]
+        if book.held.keys() == wanted and not any(i.addresses for i in interfaces):
+            addresses = dict(book.held)
             return Assignment(addresses=addresses, book=book, moves=(), problems={}, rejections=())
-        declared = {
-            (i.network, a)
-            for c in spec.containers.values()
-            for i in c.interfaces
-            for a in i.addresses
-        }
-        others = {key: a for key, a in book.held.items() if key.container not in self.names}
-        if any((key.network, address) in declared for key, address in others.items()):
-            raise Widen("a declared address is held by another container's lease")
+        ledger = self.world.ledger
+        for interface in interfaces:
+            for address in interface.addresses:
+                if ledger.lessee(interface.network, address) not in (None, *self.names):
+                    raise Widen("a declared address is held by another container's lease")
+        near = {i.network: spec.networks[i.network] for i in interfaces}
+        places = [(name, s.version) for name, network in near.items() for s in network.subnets]
         return assign(
-            spec,
+            msgspec.structs.replace(spec, networks=near),
             book,
-            standing=standing_addresses(observed, spec, book),
+            standing=standing_addresses(observed, spec, book, but=self.hooked.gone),
             busy=busy,
-            kept={*kept, *(key.container for key in others)},
-            taken=self.world.elsewhere(self.names),
+            kept=kept,
+            taken=ledger.taken(places, but=spec.containers),
         )
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
@@ -184,19 +205,25 @@ class Part(Pass):
             raise Widen(f"the bridge of network {min(lost)} is not there")
         desired = with_members(networks, spec, addresses, machine=self.machine)
         for name in self.names:
-            new = desired.members.get(name)
-            if self.world.publications(name) != (new.publications if new else ()):
-                raise Widen(f"the published ports of {name} have changed")
+            member = desired.members.get(name)
+            wanted = member.publications if member is not None else ()
+            if sorted(wanted, key=lambda one: one.rank) != list(self.published(name)):
+                self.ports[name] = wanted
         return desired
 
     def carry_out(self, prospect: Prospect) -> list[Outcome]:
-        """As a whole pass; addresses are let through before they are given."""
-        if prospect.operations:
-            try:
+        """As a whole pass; addresses are let through before they are given, and ports before they are
+        answered."""
+        published = []
+        try:
+            if prospect.operations:
                 self.admit(prospect.desired.members.values())
-            except FirewallError as error:
-                raise Widen(str(error)) from error
-        return super().carry_out(prospect)
+            if self.ports:
+                wanted = [one for several in self.ports.values() for one in several]
+                published = [Outcome(self.publish(self.ports.keys(), wanted), None)]
+        except FirewallError as error:
+            raise Widen(str(error)) from error
+        return published + super().carry_out(prospect)
 
     def wall(self) -> Wall:
         """Rules are the same for everybody: a whole pass looks after them."""

@@ -1,7 +1,7 @@
 """One pass: load → desired → observe → plan → apply → look again → report."""
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from reconciler import trial
@@ -12,7 +12,7 @@ from reconciler.core.desired import PING_GROUPS, desired_state
 from reconciler.core.leases import Assignment, Book, Key, assign
 from reconciler.core.model import Address, Spec
 from reconciler.core.netplan import Options, Scene
-from reconciler.core.observed import LOOPBACK, Observed
+from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan, plan
 from reconciler.core.resolver import Hosts
 from reconciler.core.seal import fresh_seals, settled
@@ -22,23 +22,26 @@ from reconciler.hooked import Hooked
 from reconciler.host import netns
 from reconciler.host.ahead import Ahead
 from reconciler.host.apply import Kernel, Outcome
-from reconciler.host.machine import link_number, machine_id
-from reconciler.host.observe import Dumps, adopt, busy_in, dump, dump_part, observe, read_witness
+from reconciler.host.creation import crowded
+from reconciler.host.fresh import Fresh
+from reconciler.host.machine import machine_id
+from reconciler.host.observe import Dumps, adopt, busy_in, dump
 from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import Declared, Shelf
 from reconciler.localnet import Localnet
+from reconciler.looking import SYSCTLS_FACT, Looking, sysctls_of
 from reconciler.prospect import Prospect, Settings, absent_sysctls, taking_away
 from reconciler.wall import Wall
 
 READS = 5
 """How often files that keep changing are read again before what they no longer declare is kept."""
+
 FEW = 256
 """Up to so many touched objects, only they are looked at again after a change."""
-SYSCTLS_FACT = "sysctls"
 
 
-class Pass:
+class Pass(Looking):
     """One pass over the host, with what it holds open."""
 
     def __init__(
@@ -51,17 +54,19 @@ class Pass:
         only: frozenset[str] | None = None,
         stop: Callable[[], bool] = lambda: False,
         shelf: Shelf | None = None,
-        looking: Callable[[Collection[str] | None], None] = lambda objects: None,
+        looking: Callable[[Collection[str] | None], None] | None = None,
     ) -> None:
         """`looking` is called just before each look at the kernel, with the objects that are looked at
-        (None: all of the pass): what was heard of them up to then is seen."""
+        (None: all of the pass): what was heard of them up to then is seen. Where nobody listens,
+        what is made is looked at while the rest is being made."""
         self.settings = settings
         self.store = store
         self.record = record
         self.only = only
         self.stop = stop
         self.shelf = shelf or Shelf(settings.config_dirs)
-        self.looking = looking
+        self.listening = looking is not None
+        self.looking = looking or (lambda objects: None)
         self.progress: Callable[[int], None] = lambda count: None
         self.changing = changing
         self.machine = machine_id()
@@ -75,6 +80,7 @@ class Pass:
         """Link numbers up to this one are known to be taken."""
         self.left: Plan | None = None  # what the look after the changes found of what was changed
         self._ahead: Ahead[Dumps] | None = None
+        self._fresh: Fresh | None = None
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -84,7 +90,7 @@ class Pass:
             result = self.look()
             restless_s = result.declared.restless_s
             expected = trial.expected(self.store, result.declared) | self.going
-            if not restless_s or not taking_away(result.plan) - expected:
+            if not restless_s or not taking_away(result.plan) - expected - self.hooked.going:
                 return result
             if reads == READS - 1:
                 break
@@ -95,11 +101,14 @@ class Pass:
         """As `prospect`, but without waiting; `restless` says why nothing undeclared may be removed."""
         settings = self.settings
         declared, spec, book = self.read()
+        wall = self.wall()
+        if self.changing and declared.news and any(c.ports for c in spec.containers.values()):
+            wall.stand_by(wanted=True)
         seals = self.record.seals(self.names)
         observed = self.observe(spec)
         if not self.record.present and self.changing:
             adopt(self.record, observed)
-        if self.hooked.settle(spec, observed):
+        if self.hooked.settle(spec, observed, lambda: self.wall().published(observed.containers)):
             declared, spec = self.read_again()
         busy = busy_in(observed)
         kept = set(observed.containers) | set(declared.loaded.waiting)
@@ -133,7 +142,6 @@ class Pass:
         problems = {name: list(texts) for name, texts in decided.problems.items()}
         for name, text in {**assignment.problems, **unjudged}.items():
             problems.setdefault(f"container/{name}", []).append(text)
-        wall = self.wall()
         wall.look(desired, decided, scene, observed)
         if wall.problem:
             problems.setdefault("firewall", []).append(wall.problem)
@@ -208,7 +216,7 @@ class Pass:
         busy: Callable[[str], bool],
     ) -> Assignment:
         """Hand out addresses."""
-        standing = standing_addresses(observed, spec, book)
+        standing = standing_addresses(observed, spec, book, but=self.hooked.gone)
         return assign(spec, book, standing=standing, busy=busy, kept=kept)
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
@@ -217,74 +225,16 @@ class Pass:
 
     def wall(self) -> Wall:
         """The firewall's part."""
-        patience_s = self.settings.firewall_patience_s
-        choice = self.settings.firewall
-        return Wall(choice, self.store, patience_s=patience_s, yielding=self.yielding)
+        return Wall(
+            self.settings.firewall,
+            self.store,
+            patience_s=self.settings.firewall_patience_s,
+            yielding=self.yielding,
+        )
 
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
         """Where the text of hosts files comes from, if it is needed."""
         return lambda: Hosts(spec, assignment.addresses)
-
-    def observe(self, spec: Spec, *, touched: Mapping[str, str] | None = None) -> Observed:
-        """The host and every namespace of the netns dir; where few objects were `touched`, theirs.
-
-        `touched`: object → its file of the netns dir, as far as it has one.
-        """
-        wanted = {PING_GROUPS[0]}
-        for container in spec.containers.values():
-            wanted.update(name for name, _ in container.sysctls)
-        names = tuple(sorted(wanted))
-        netns_dir = self.settings.netns_dir
-        ahead, self._ahead = self._ahead, None
-        dumps = ahead.result() if ahead is not None else None
-        containers = None
-        if touched is not None:
-            containers = {t.partition("/")[2] for t in touched if t.startswith("container/")}
-        known = self.hooked.known
-        if containers is not None:
-            known = {name: known[name] for name in containers & known.keys()}
-        witness = read_witness(self.record, containers, known)
-        expected = [
-            c.netns
-            for c in spec.containers.values()
-            if c.mode in ("network", "none")
-            and not c.hooked
-            and (containers is None or c.name in containers)
-            # What the record does not know was never made.
-            and (not witness.present or c.name in witness.spaces)
-        ]
-        if touched is not None and containers is not None:
-            self.looking(touched.keys())
-            near = {network for network, _, _ in witness.ends.values()}
-            near |= {t.partition("/")[2] for t in touched if t.startswith("network/")}
-            for name in containers & spec.containers.keys():
-                near |= {i.network for i in spec.containers[name].interfaces}
-            links = {LOOPBACK, *witness.ends, *self.external_links(spec, near)}
-            links |= {index for network, index in witness.bridges.items() if network in near}
-            files = {*(spec.containers[n].netns for n in containers & spec.containers.keys())}
-            files |= containers | set(touched.values())
-            key = self.record.key
-            dumps = dump_part(
-                netns_dir, names, key=key, files=files, links=links - {0}, attached=known.values()
-            )
-        elif dumps is None or dumps.sysctls != names:
-            self.looking(None)
-            dumps = dump(netns_dir, names, key=self.record.key, attached=known.values())
-            if self.changing:
-                self.store.put(SYSCTLS_FACT, " ".join(names))
-        self.seen = observe(
-            dumps,
-            netns_dir=netns_dir,
-            witness=witness,
-            expected=expected,
-            ipv6=any(s.version == 6 for n in spec.networks.values() for s in n.subnets),
-        )
-        return self.seen
-
-    def external_links(self, spec: Spec, near: Collection[str]) -> set[int]:
-        """The bridges of others among these networks, by number."""
-        bridges = [n.bridge for name, n in spec.networks.items() if name in near and n.external]
-        return {index for bridge in bridges if (index := link_number(bridge))}
 
     # -- changing ---------------------------------------------------------------------------
 
@@ -301,6 +251,8 @@ class Pass:
         if not prospect.operations:
             return []
         outcomes += [Outcome(op, None) for op in prospect.moves]
+        if prospect.wall.operation is not None:
+            prospect.wall.stand_by(wanted=True)
         if decided.creations or decided.repairs:
             netns.prepare(self.settings.netns_dir)
         kernel = Kernel(
@@ -320,16 +272,23 @@ class Pass:
         run(kernel.perform(prospect.local.off))
         prospect.local.forget()
         run(kernel.remove(decided.removals))
-        run(kernel.perform(decided.networks))
-        guarded = prospect.wall.raise_(
-            prospect.observed, lambda op, error: run([Outcome(op, error)])
-        )
-        if guarded:
-            run(kernel.perform(decided.host))
-        else:
-            text = "not set: the firewall, and with it the router guard, is not in place"
-            run(Outcome(op, text) for op in decided.host)
-        run(kernel.create(decided.creations))
+        run(kernel.perform(decided.networks, crowded=crowded(decided.creations)))
+        try:
+            guarded = prospect.wall.raise_(
+                prospect.observed, lambda op, error: run([Outcome(op, error)])
+            )
+            if guarded:
+                run(kernel.perform(decided.host))
+            else:
+                text = "not set: the firewall, and with it the router guard, is not in place"
+                run(Outcome(op, text) for op in decided.host)
+            if len(decided.creations) > FEW and not self.listening:
+                self._fresh = Fresh(
+                    self.settings.netns_dir, sysctls_of(prospect.spec), key=self.record.key
+                )
+            run(kernel.create(decided.creations, self._fresh.look if self._fresh else _ignore))
+        finally:
+            outcomes += kernel.raise_bridges()
         if not self.stop():
             run(kernel.perform(decided.repairs))
         if not self.stop() and prospect.wall.raised:
@@ -348,6 +307,7 @@ class Pass:
             outcomes += self.verify(prospect, outcomes)
         elif not outcomes:
             self.seal(prospect, prospect.observed, prospect.plan.states, prospect.plan)
+        self.hooked.clear(self.settings.run_dir)
         if self.only is None:
             self.record.note_resolved(digest_of(prospect.desired))
         if self.only is None and not prospect.declared.keep:
@@ -428,3 +388,7 @@ class Pass:
         gone = old.keys() - prospect.desired.members.keys()
         self.record.note_seals(fresh_seals(prospect.desired, observed, fine, old), gone)
         self.record.note_ends(renamed_ends(prospect.desired, observed, fine))
+
+
+def _ignore(files: Sequence[str]) -> None:
+    """Nobody looks before all is done."""

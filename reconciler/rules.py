@@ -1,9 +1,11 @@
 """The firewall's rules between two whole passes: whether they stand, and putting them back."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from reconciler.core import ops, xtables
+from reconciler.core.errors import FirewallError
+from reconciler.core.policy import Publication
 from reconciler.core.report import Done, Report
 from reconciler.core.wanted import Member
 from reconciler.host.apply import Outcome
@@ -52,6 +54,22 @@ class Rules:
         """Let these containers send from their addresses, before they have them. Raises FirewallError."""
         if self._wall is not None:
             self._wall.admit(members)
+
+    def published(self, name: str) -> tuple[Publication, ...]:
+        """The host ports that lead to a container by the rules that stand."""
+        found = self._wall.policy.publications if self._wall is not None else ()
+        return tuple(one for one in found if one.container == name)
+
+    def publish(self, names: Collection[str], wanted: Iterable[Publication]) -> ops.ReplaceFirewall:
+        """Let host ports lead to these containers as `wanted`. Raises FirewallError."""
+        if self._wall is None:
+            raise FirewallError("no whole pass has looked at the rules yet")
+        return self._wall.publish(names, wanted)
+
+    def dismiss(self, names: Collection[str]) -> None:
+        """Let these containers send no longer. Raises FirewallError."""
+        if self._wall is not None:
+            self._wall.dismiss(names)
 
     def mend(self, now: float) -> ops.ReplaceFirewall | None:
         """Put back what others have changed; None: nothing was done. Raises FirewallError."""

@@ -1,6 +1,7 @@
 """The firewall's part of a pass: what is asked for, whether it differs, and putting it in place."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -8,6 +9,7 @@ import msgspec
 from reconciler.core import ops
 from reconciler.core.errors import FirewallError
 from reconciler.core.model import FORWARDING, Address
+from reconciler.core.names import whole_names
 from reconciler.core.netplan import Scene
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan
@@ -58,6 +60,8 @@ class Wall:
         """Containers whose published ports cannot be had, and why."""
         self.raised = True
         """Whether the rules are in place."""
+        self._whole: Mapping[str, str] = {}
+        """What stands for a long name in a rule → that name."""
         self._gone: frozenset[Address] = frozenset()
         """Addresses of containers that this pass takes away."""
         self._moved: frozenset[conntrack.Port] = frozenset()
@@ -87,8 +91,11 @@ class Wall:
             self.refused = {f"container/{name}": text for name in whose}
             return
 
+        self._whole = whole_names(observed.containers.keys() | desired.members.keys())
+
         def stays(name: str) -> bool:
             """Whether a container that is not wanted, or not readable, keeps its ports."""
+            name = self._whole.get(name, name)
             if name in desired.members or name in gone or name in scene.forced:
                 return False
             return name in observed.containers or bool(scene.keep)
@@ -155,11 +162,31 @@ class Wall:
                 free.append(one)
                 continue
             run = f"{one.host_port}/{one.protocol}"
+            kept_name = holder.partition("/")[2]
             self.refused[f"container/{one.container}"] = (
-                f"the host port {run} still leads to {holder.partition('/')[2]}, which is kept "
-                "(see `runcnet status`)"
+                f"the host port {run} still leads to {self._whole.get(kept_name, kept_name)}, which "
+                "is kept (see `runcnet status`)"
             )
         return tuple(free)
+
+    def stand_by(self, *, wanted: bool) -> None:
+        """Whether a change of the rules is to be expected: what takes long can begin meanwhile."""
+        if self.backend is not None:
+            with contextlib.suppress(FirewallError):  # it is said where the rules are looked at
+                self.backend.stand_by(wanted=wanted)
+
+    def published(self, containers: Iterable[str]) -> Mapping[str, tuple[Lead, ...]]:
+        """`NETWORK/CONTAINER` → the published ports that lead there now, as far as that can be read;
+        `containers`: those that stand."""
+        if self.backend is None:
+            return {}
+        try:
+            ports = self.backend.look(Policy()).ports
+        except FirewallError:
+            return {}  # which is said where the rules are compared
+        whole = whole_names(containers)
+        halves = ((whose.partition("/"), leads) for whose, leads in ports.items())
+        return {f"{net}/{whole.get(name, name)}": leads for (net, _, name), leads in halves}
 
     def stands(self, *, yielding: bool = False) -> bool:
         """Whether the rules are still as `look` wanted them; asks the kernel, and costs little."""
@@ -177,15 +204,50 @@ class Wall:
         """
         if self.backend is None:
             return
+        members = list(members)
         found = senders(members, frozenset())
         known = {sender.link: sender for sender in self.policy.senders}
-        new = tuple(one for one in found if known.get(one.link) != one)
-        if not new:
-            return
-        names = {(one.network, one.container) for one in found}
-        rest = [s for s in self.policy.senders if (s.network, s.container) not in names]
+        names = {member.name for member in members}
+        # What they had elsewhere is wanted no more: the next check finds that it still stands.
+        rest = [s for s in self.policy.senders if s.container not in names]
         self.policy = msgspec.structs.replace(self.policy, senders=(*rest, *found))
-        self.backend.admit(self.policy, new)
+        new = tuple(one for one in found if known.get(one.link) != one)
+        if new:
+            self.backend.admit(self.policy, new)
+
+    def publish(self, names: Collection[str], wanted: Iterable[Publication]) -> ops.ReplaceFirewall:
+        """Let host ports lead to these containers as `wanted`; all else stands as it was looked at.
+
+        Raises FirewallError, also where only a look at everything can tell whether that may be.
+        """
+        old = self.policy
+        rest = [one for one in old.publications if one.container not in names]
+        policy = msgspec.structs.replace(
+            old, publications=tuple(sorted([*rest, *wanted], key=lambda one: one.rank))
+        )
+        looped = [any(one.looped for one in p.publications) for p in (old, policy)]
+        if self.backend is None or self.problem or old.kept_ports or looped == [True, False]:
+            # The last rule that guards the loopback goes after what it guards.
+            raise FirewallError("published ports are not to be changed by themselves")
+        self.backend.replace(policy)
+        self.policy = policy
+        before, after = ({one.lead for one in p.publications} for p in (old, policy))
+        conntrack.forget(
+            (),
+            [_port(lead, leads=False) for lead in before - after]
+            + [_port(lead, leads=True) for lead in after - before],
+        )
+        whose = ", ".join(sorted(names))
+        return ops.ReplaceFirewall(object="firewall", differences=(f"published ports of {whose}",))
+
+    def dismiss(self, names: Collection[str]) -> None:
+        """Let these containers send no longer: they are gone. Raises FirewallError."""
+        gone = tuple(one for one in self.policy.senders if one.container in names)
+        if self.backend is None or not gone:
+            return
+        rest = tuple(one for one in self.policy.senders if one.container not in names)
+        self.policy = msgspec.structs.replace(self.policy, senders=rest)
+        self.backend.dismiss(self.policy, gone)
 
     def _asked(self, yielding: bool) -> Policy:
         return msgspec.structs.replace(self.policy, yielding=yielding)

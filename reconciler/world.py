@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 from reconciler.core.agenda import ALL
-from reconciler.core.leases import Book, Key
+from reconciler.core.leases import Key
+from reconciler.core.ledger import Ledger
 from reconciler.core.model import PROTOCOL, Address, Container
 from reconciler.core.observed import LOOPBACK, Observed, SeenContainer
-from reconciler.core.policy import Publication
 from reconciler.core.resolver import Hosts
 from reconciler.core.wanted import Desired
 from reconciler.host import events
@@ -53,7 +53,7 @@ class World:
 
     def __init__(self, first: Prospect) -> None:
         self.declared: Declared = first.declared
-        self.book: Book = first.assignment.book
+        self.ledger = Ledger(first.assignment.book)
         self.networks: Desired = first.desired
         """Networks as the last whole pass resolved them."""
         self.addresses: dict[Key, Address] = {}
@@ -78,8 +78,10 @@ class World:
     def learn(self, prospect: Prospect, seen: Observed, names: Collection[str] | None) -> None:
         """Take over what a pass found out about these containers (None: about everything)."""
         self.declared = prospect.declared
-        self.book = prospect.assignment.book
         if names is None:
+            if self.ledger.book != prospect.assignment.book:
+                self.ledger = Ledger(prospect.assignment.book)
+            self.ledger.give(prospect.spec.containers.values())
             self.networks = prospect.desired
             self.addresses = dict(prospect.assignment.addresses)
             self.states = {}
@@ -234,8 +236,6 @@ class World:
             others.append(self._by_claim.get(("link", interface.host_interface)))
         return next((other for other in others if other not in (None, container.name)), None)
 
-    # -- what a small pass asks ---------------------------------------------------------------
-
     def container(self, name: str) -> Container | None:
         """What is declared under that name."""
         return self.declared.loaded.spec.containers.get(name)
@@ -245,25 +245,16 @@ class World:
         spot = self.spots.get(name)
         return spot.file if spot is not None else ""
 
-    def publications(self, name: str) -> tuple[Publication, ...]:
-        """The published ports that the rules lead to a container."""
-        member = self.networks.members.get(name)
-        return member.publications if member is not None else ()
-
-    def elsewhere(self, names: Collection[str]) -> set[tuple[str, Address]]:
-        """The addresses that other containers than these declare, each with its network."""
-        return {
-            (i.network, a)
-            for name, c in self.declared.loaded.spec.containers.items()
-            if name not in names
-            for i in c.interfaces
-            for a in i.addresses
-        }
-
     def hosts(self, addresses: Mapping[Key, Address]) -> Callable[[], Hosts]:
         """Where the text of hosts files comes from: they name everybody, with these addresses new."""
-        every = {**self.addresses, **addresses}
-        return lambda: Hosts(self.declared.loaded.spec, every)
+        return lambda: Hosts(self.declared.loaded.spec, {**self.addresses, **addresses})
+
+    def declare(self, declared: Declared, objects: Collection[str]) -> None:
+        """Files say something else now, and that of these containers alone."""
+        names = [name.partition("/")[2] for name in objects]
+        old, new = self.declared.loaded.spec, declared.loaded.spec
+        self.ledger.change(names, old.containers, new.containers)
+        self.declared = declared
 
     def differing(self, after: Declared) -> set[str] | None:
         """The objects that another declaration concerns; None: all."""
@@ -276,15 +267,20 @@ class World:
         if one.spec.networks != other.spec.networks:
             return None
         old, new = one.spec.containers, other.spec.containers
-        names = old.keys() ^ new.keys()
-        names |= {name for name in old.keys() & new.keys() if _body(old[name]) != _body(new[name])}
+        # What has not been read again is the same object: to ask that first costs the least.
+        names = old.keys() - new.keys()
+        names |= {n for n, c in new.items() if (was := old.get(n)) is not c and _differ(was, c)}
         # Whoever lives in another's namespace follows it.
         names |= {c.name for c in new.values() if c.join in names}
         return {f"container/{name}" for name in names}
 
 
+def _differ(one: Container | None, other: Container) -> bool:
+    """Whether a container says something else, wherever it does; its networks being the same."""
+    return one is None or _body(one) != _body(other)
+
+
 def _body(container: Container) -> tuple[object, ...]:
-    """All that a container says, but not where; its networks being the same."""
     return container.shape, container.netns, container.bundle, container.ports
 
 

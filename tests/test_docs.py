@@ -1,5 +1,6 @@
 """What the documents show is true: YAML loads, commands parse, units are good."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -41,6 +42,25 @@ def test_commands_in_the_readme_parse() -> None:
         words = shlex.split(line)
         name = words[0].rpartition("/")[2]
         command = [sys.executable, "-c", ENTRY, name, *words[1:], "--help"]
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+
+
+def test_hooks_in_the_documents_call_what_there_is() -> None:
+    calls = [
+        (stage, hook)
+        for _, block in blocks("json")
+        for stage, hooks in json.loads(block).get("hooks", {}).items()
+        for hook in hooks
+    ]
+    assert len(calls) >= 3
+    for stage, hook in calls:
+        program, *words = hook["args"]
+        assert Path(program).is_absolute() and Path(hook["path"]).name in (
+            "runcnet",
+            "runcnet-hook",
+        )
+        assert words[:2] == ["hook", stage]
+        command = [sys.executable, "-c", ENTRY, "runcnet", *words, "--help"]
         subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
 
 

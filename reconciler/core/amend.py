@@ -4,8 +4,9 @@ What a change in one file can touch beyond its own containers is rare: a network
 that another file has too, a `join`. All that is left to a whole load; `amended` then answers None.
 """
 
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -29,6 +30,10 @@ class Standing:
         """Names of containers, and keys that stand for replicas → where they are declared."""
         self.claims = rules.Claims()
         self.crowd = rules.Crowd()
+        self._blocks: dict[str, dict[str, Container]] = {}
+        """File → the containers that it declares, where there are any."""
+        self._joined: Counter[str] = Counter()
+        """Containers in whose namespace others live."""
         faults = loaded.rejections or loaded.waiting or loaded.lost or loaded.stuck
         self.usable = not (faults or loaded.orphans)
         if not self.usable:
@@ -36,6 +41,9 @@ class Standing:
         spec = loaded.spec
         for container in spec.containers.values():
             self._homes[container.name] = self._homes[key_of(container)] = container.place
+            self._blocks.setdefault(container.place.file, {})[container.name] = container
+            self._joined.update([container.join] if container.join else ())
+        self._files = sorted(self._blocks, key=order)
         for network in spec.networks.values():
             self.usable &= not any(rules.network_clashes(network, self.claims, {}))
         for container in spec.containers.values():
@@ -60,16 +68,20 @@ class Standing:
             return None
         self.usable = False
         fresh: dict[str, Container] = {}
-        for tree in changed.values():
+        gone: dict[str, Container] = {}
+        blocks: dict[str, dict[str, Container]] = {}
+        for file, tree in changed.items():
             found = containers_of(tree, spec.networks) if tree is not None else {}
             if found is None or fresh.keys() & found.keys():
                 return None
+            blocks[file] = found
             fresh |= found
-        gone = {n: c for n, c in spec.containers.items() if c.place.file in changed}
+            gone |= self._blocks.get(file, {})
         if any(name in spec.containers and name not in gone for name in fresh):
             return None
-        joined = {c.join for c in spec.containers.values() if c.join}
-        if joined & (gone.keys() | fresh.keys()) or any(c.join for c in fresh.values()):
+        if any(self._joined[name] for name in (*gone, *fresh)):
+            return None
+        if any(c.join for c in fresh.values()):
             return None
         for container in gone.values():
             self._homes.pop(container.name, None)
@@ -81,6 +93,7 @@ class Standing:
         self.claims.release(gone.keys())
         for container in gone.values():
             self.crowd.count(container, -1)
+            self._joined.subtract([container.join] if container.join else ())
         if not all([self._take(container, spec.networks) for container in fresh.values()]):
             return None
         if any(self.crowd.clashes(spec.networks)):
@@ -89,34 +102,25 @@ class Standing:
         files = {file for file, tree in changed.items() if tree is not None and not tree.hook}
         self.loaded = msgspec.structs.replace(
             self.loaded,
-            spec=Spec(networks=spec.networks, containers=self._merged(gone.keys(), fresh.values())),
+            spec=Spec(networks=spec.networks, containers=self._merged(blocks)),
             accepted=self.loaded.accepted - changed.keys() | files,
         )
         return self.loaded
 
-    def _merged(self, gone: Collection[str], fresh: Iterable[Container]) -> dict[str, Container]:
-        """The containers without some and with others, each at the place that its file gives it."""
-        places: dict[str, tuple[int, bytes]] = {}
-
-        def place(container: Container) -> tuple[int, bytes]:
-            file = container.place.file
-            if file not in places:
-                places[file] = self._order(file)
-            return places[file]
-
-        coming = deque(sorted(fresh, key=place))
+    def _merged(self, changed: Mapping[str, dict[str, Container]]) -> dict[str, Container]:
+        """All containers, those of each file at the place of the file; empty: it has none any more."""
+        for file, found in changed.items():
+            known = file in self._blocks
+            if found:
+                self._blocks[file] = found
+                if not known:
+                    insort(self._files, file, key=self._order)
+            elif known:
+                del self._blocks[file]
+                self._files.remove(file)
         merged: dict[str, Container] = {}
-        file = ""
-        for name, container in self.loaded.spec.containers.items():
-            # All of a file stand together, and what comes is of other files than what stays.
-            if coming and container.place.file != file:
-                file = container.place.file
-                while coming and place(coming[0]) < place(container):
-                    earlier = coming.popleft()
-                    merged[earlier.name] = earlier
-            if name not in gone:
-                merged[name] = container
-        merged.update((container.name, container) for container in coming)
+        for file in self._files:
+            merged.update(self._blocks[file])
         return merged
 
 

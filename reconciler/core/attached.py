@@ -15,6 +15,7 @@ import msgspec
 from reconciler.core import names
 from reconciler.core.model import PROTOCOL, Address, Network, parse_address
 from reconciler.core.observed import Observed, SeenContainer, SeenEnd
+from reconciler.core.policy import Lead
 from reconciler.core.rows import RouteRow
 from reconciler.core.tree import Map, Seq, Tree
 
@@ -100,20 +101,15 @@ def _planted(value: Any) -> Any:
     return value
 
 
-def over(
-    attached: Iterable[Attachment], observed: Observed, boot: str, living: set[str]
-) -> set[str]:
-    """The attachments whose namespace is gone: no process lives in it.
-
-    `living`: those whose process is there, but could not be looked into.
-    """
+def over(attached: Iterable[Attachment], observed: Observed, boot: str) -> set[str]:
+    """The attachments whose namespace is gone: no process lives in it."""
     gone = set()
     for one in attached:
         if (one.boot, one.host) != (boot, observed.host.cookie):
             gone.add(one.name)
             continue
         seen = observed.containers.get(one.name)
-        if (seen is None or seen.space is None) and one.name not in living:
+        if seen is None or seen.space is None:
             gone.add(one.name)
     return gone
 
@@ -131,13 +127,40 @@ def unknown(attached: Attached, observed: Observed) -> list[SeenContainer]:
     ]
 
 
-def rebuilt(seen: SeenContainer, networks: Mapping[str, Network], machine: str) -> dict[str, Any]:
-    """What a hook must have asked for, as far as links and addresses tell. Published ports they do not."""
+def rebuilt(
+    seen: SeenContainer,
+    networks: Mapping[str, Network],
+    leads: Mapping[str, tuple[Lead, ...]],
+    machine: str,
+) -> dict[str, Any]:
+    """What a hook must have asked for, as links, addresses and rules tell.
+
+    `leads`: `NETWORK/CONTAINER` → the published ports that lead there.
+    """
     ends = [end for end in seen.ends if end.inner is not None]
     through = {row.index for row in _defaults(seen)}
     # The default route is the first interface's whose network has a gateway.
     ends.sort(key=lambda end: (end.inner is None or end.inner.index not in through, end.name))
-    return {"interfaces": [_interface(end, seen, networks, machine) for end in ends]}
+    ports = [
+        _port(lead, end.network)
+        for end in ends
+        for lead in leads.get(f"{end.network}/{seen.name}", ())
+    ]
+    return {
+        "interfaces": [_interface(end, seen, networks, machine) for end in ends],
+        # One that is published on all addresses leads on once for each IP version.
+        "ports": [port for at, port in enumerate(ports) if port not in ports[:at]],
+    }
+
+
+def _port(lead: Lead, network: str) -> dict[str, str]:
+    def run(first: int) -> str:
+        last = first + lead.last - lead.first
+        return str(first) if first == last else f"{first}-{last}"
+
+    found = {"published": run(lead.first), "target": run(lead.target_port)}
+    found |= {"protocol": lead.protocol, "network": network}
+    return found if lead.host_ip is None else {**found, "host_ip": str(lead.host_ip)}
 
 
 def _defaults(seen: SeenContainer) -> Iterable[RouteRow]:

@@ -9,7 +9,7 @@ another, then what may enter and leave. Within a phase networks do not concern e
 grow with the number of networks and ports, not of pairs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from reconciler.core.model import BITS, Address, Subnet
 from reconciler.core.policy import LOOPBACK, Lead, NetworkPolicy, Policy, Publication
@@ -90,11 +90,11 @@ def _filter_chains(
     fences = _standing(have.get(CROSS, ()), policy.kept)
     inputs = _standing(have.get(INPUT, ()), policy.kept)
     published = _published(policy)
-    others = {n.name: n for n in policy.networks}
+    ends = _kept_ends(sections) | {n.name: (n.link, n.group) for n in policy.networks}
     for network, _ in _networks(policy, version):
         name = network.name
         sections[name] = tuple(_forward(network, version, name in published))
-        fences[name] = tuple(_fence(network, others, name in published))
+        fences[name] = tuple(_fence(network, ends, name in published))
         inputs[name] = tuple(_input(network))
     phased = [
         (_phase(rule, sealed), rule)
@@ -155,14 +155,25 @@ def _forward(network: NetworkPolicy, version: int, published: bool) -> Iterator[
         yield from_network(drop, network)
 
 
+def _kept_ends(sections: Mapping[str, Iterable[Rule]]) -> dict[str, tuple[str, int]]:
+    """By which link or group what comes from a network is told, of those whose rules are kept."""
+    return {
+        name: (rule.in_link, rule.in_group)
+        for name, rules in sections.items()
+        for rule in rules
+        if rule.target == CROSS and not rule.other
+    }
+
+
 def _fence(
-    network: NetworkPolicy, others: dict[str, NetworkPolicy], published: bool
+    network: NetworkPolicy, ends: Mapping[str, tuple[str, int]], published: bool
 ) -> Iterator[Rule]:
     """What may come into the network from another one."""
     mark = MARK + network.name
     for name in network.allow:
-        if name in others:
-            yield from_network(to_network(Rule("ACCEPT", mark), network), others[name])
+        if name in ends:
+            link, group = ends[name]
+            yield to_network(Rule("ACCEPT", mark, in_link=link, in_group=group), network)
     if published and not network.internal:
         yield to_network(Rule("ACCEPT", mark, translated=True), network)
     yield to_network(Rule("DROP", mark), network)
@@ -323,6 +334,8 @@ def _standing(rules: Iterable[Rule], names: frozenset[str]) -> dict[str, tuple[R
 
 def _kept_ports(rules: Iterable[Rule], policy: Policy) -> Iterator[Rule]:
     """The rules of published ports that stay as they are."""
+    if not policy.kept_ports and not policy.kept:
+        return  # the usual case, and there may be thousands
     for rule in rules:
         whose = rule.comment.removeprefix(MARK)
         if "/" in whose and (whose in policy.kept_ports or network_of(rule) in policy.kept):

@@ -1,5 +1,5 @@
 """Operations on one entry: an address, a route, a rule, a neighbour, a sysctl; and what all
-operations share. The rest is in `ops.py`, which offers all of them.
+operations share. The rest is in `links.py` and `ops.py`, which offers all of them.
 """
 
 import shlex

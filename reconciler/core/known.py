@@ -84,7 +84,13 @@ def fits(fresh: Container, networks: Mapping[str, Network], counts: Mapping[str,
             return False
         for version in (s.version for s in network.subnets):
             room = sum(r.last - r.first + 1 for r in network.ranges if r.version == version)
-            room -= count.given.get(version, 0) + 1  # its gateway
+            room -= count.given.get(version, 0)
+            room -= sum(
+                r.version == version and r.first <= g.value <= r.last
+                for r in network.ranges
+                for g in network.gateways
+                if g.version == version
+            )
             room -= sum(a.version == version for i in mine for a in i.addresses)
             wanted = count.wanted.get(version, 0) + sum(version in i.automatic for i in mine)
             if wanted > room:

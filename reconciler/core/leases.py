@@ -4,7 +4,7 @@ A lease belongs to (container, network, interface, IP version) and outlives ever
 container. Never-used addresses go first, then the one freed longest ago.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +20,8 @@ from reconciler.core.model import (
     Spec,
     Subnet,
 )
+
+NOBODY: Mapping[tuple[str, int], Collection[int]] = {}
 
 
 class Key(NamedTuple):
@@ -128,7 +130,7 @@ class _Assigner:
         standing: Mapping[Key, Address],
         busy: Callable[[str], bool],
         kept: Collection[str],
-        taken: Iterable[tuple[str, Address]],
+        taken: Mapping[tuple[str, int], Collection[int]],
     ) -> None:
         self.spec, self.book, self.standing, self.busy, self.kept = spec, book, standing, busy, kept
         self.others = taken
@@ -260,10 +262,9 @@ class _Assigner:
             pool = self.pools.get((network, address.version))
             if pool is not None:
                 pool.taken.add(address.value)
-        for network, address in self.others:
-            pool = self.pools.get((network, address.version))
-            if pool is not None:
-                pool.taken.add(address.value)
+        for place, values in self.others.items():
+            if place in self.pools:
+                self.pools[place].taken.update(values)
         self.staying: dict[Key, Address] = {}
         pools = {place: pool.taken for place, pool in self.pools.items()}
         held = {**self.standing, **self.book.held} if self.standing else self.book.held
@@ -345,13 +346,13 @@ def assign(
     standing: Mapping[Key, Address],
     busy: Callable[[str], bool],
     kept: Collection[str],
-    taken: Iterable[tuple[str, Address]] = (),
+    taken: Mapping[tuple[str, int], Collection[int]] = NOBODY,
 ) -> Assignment:
     """Give every automatic interface its address.
 
     `standing`: what containers of ours carry in the kernel; it stands in for a lost book, and keeps
     the addresses of those that are no longer declared. `busy`: whether processes live in a container.
-    `kept`: containers whose leases stay though they are not declared in `spec`. `taken`: addresses,
-    each with its network, that containers beyond `spec` declare.
+    `kept`: containers whose leases stay though they are not declared in `spec`. `taken`: by
+    network and IP version, addresses that containers beyond `spec` and `book` have.
     """
     return _Assigner(spec, book, standing, busy, kept, taken).run()

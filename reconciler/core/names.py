@@ -6,6 +6,7 @@ upgrade must plan nothing. Hence the spelled-out formats and the fixed hash.
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from reconciler.core.model import Address
@@ -15,6 +16,8 @@ INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
 RESERVED_INTERFACES = frozenset({"all", "default", "lo"})
 ALIAS = "runcnet:"
 HOOK = " hook"
+ROOMY = 54
+"""A container's name up to this length (bytes) fits into every comment of nft, whatever its network."""
 
 
 def _digest(*parts: str) -> bytes:
@@ -45,6 +48,16 @@ def host_interface(network: str, container: str, interface: str) -> str:
 def shortened(name: str) -> str:
     """13 bytes that stand for a name where there is no room for it."""
     return _short("", "short", name)
+
+
+def stand_in(container: str) -> str:
+    """What a comment of nft says where there is no room for a container's name; no name is like it."""
+    return f"~{shortened(container)}"
+
+
+def whole_names(containers: Iterable[str]) -> dict[str, str]:
+    """Stand-in → the name, of those that are long enough to have one in some network."""
+    return {stand_in(name): name for name in containers if len(name) > ROOMY}
 
 
 def looks_derived(name: str) -> bool:

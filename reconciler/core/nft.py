@@ -9,7 +9,7 @@ its own: a network without IPv6 asks for nothing there.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from reconciler.core import nftrules
@@ -161,6 +161,14 @@ class _Sets:
             return
         self.found[name][key] = element
 
+    def kept_ends(self, version: int) -> dict[str, tuple[str, Part]]:
+        """As `_ends`, of the networks that are kept."""
+        return {
+            owner(one): (side, key[0])
+            for side in SIDES
+            for key, one in self.found.get(f"members{side}{version}", {}).items()
+        }
+
     def translates(self, version: int) -> bool:
         """Whether any source address is to be translated."""
         names = ("hairpin", "hairpin_group", "selves", "masquerade", "masquerade_any")
@@ -184,7 +192,8 @@ def _ends(network: NetworkPolicy) -> tuple[str, Part]:
 
 
 def _fill(sets: _Sets, policy: Policy, v: int) -> None:
-    others = {n.name: n for n in policy.networks}
+    networks = {n.name: n for n in policy.networks}
+    ends = sets.kept_ends(v) | {n.name: _ends(n) for n in policy.networks}
     mine = [p for p in policy.publications if p.version == v]
     looped = {p.network for p in mine if p.looped}
     published = {p.network for p in policy.publications}
@@ -194,11 +203,11 @@ def _fill(sets: _Sets, policy: Policy, v: int) -> None:
         if subnet is None:
             continue
         has_ports = network.name in published | kept
-        _fill_filter(sets, network, v, others, published=has_ports)
+        _fill_filter(sets, network, v, ends, published=has_ports)
         _fill_nat(sets, network, subnet, published=has_ports,
                   looped=network.name in looped | (kept if v == 4 else set()))  # fmt: skip
     for publication in mine:
-        _fill_ports(sets, publication, others)
+        _fill_ports(sets, publication, networks)
     if not sets.translates(v):
         for name in ("subnets", "homes", "homes_group"):
             sets.found.pop(f"{name}{v}", None)
@@ -208,7 +217,7 @@ def _fill_filter(
     sets: _Sets,
     network: NetworkPolicy,
     v: int,
-    others: dict[str, NetworkPolicy],
+    ends: Mapping[str, tuple[str, Part]],
     *,
     published: bool,
 ) -> None:
@@ -227,8 +236,8 @@ def _fill_filter(
         for subnet in _widest(s for s in network.denied if s.version == v):
             sets.put(f"denied{side}{v}", (link, _run(subnet)), own)
         for name in network.allow:
-            if name in others:
-                there, other = _ends(others[name])
+            if name in ends:
+                there, other = ends[name]
                 sets.put(f"allowed{PAIRS[there, side]}{v}", (other, link), own)
         for uplink in network.uplinks:
             sets.put(f"exits{side}{v}", (link, uplink), own)

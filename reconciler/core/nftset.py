@@ -11,7 +11,7 @@ import msgspec
 
 from reconciler.core.model import BITS, Address
 from reconciler.core.names import ALIAS as MARK
-from reconciler.core.names import shortened
+from reconciler.core.names import stand_in
 
 TABLE = "inet runcnet"
 USER = "user"
@@ -112,7 +112,7 @@ def comment(whose: str) -> str:
     if len(text) <= COMMENT_BYTES:
         return text
     network, _, container = whose.partition("/")
-    return f"{MARK}{network}/~{shortened(container)}"
+    return f"{MARK}{network}/{stand_in(container)}"
 
 
 def owner(element: Element) -> str:

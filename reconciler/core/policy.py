@@ -154,3 +154,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     yielding: bool = False
     """A jump of ours that others have put rules before is left there: two tools that both want the
     first place must not fight without end."""
+
+    def is_as(self, other: "Policy") -> bool:
+        """Whether both ask for the same, of senders aside: told by what they were made of, for to
+        compare thousands of ports one by one takes long."""
+        return (
+            self.networks is other.networks
+            and self.publications is other.publications
+            and (self.guards, self.kept, self.kept_ports)
+            == (other.guards, other.kept, other.kept_ports)
+        )

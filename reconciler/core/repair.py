@@ -44,6 +44,8 @@ def bridge_repairs(bridge: Bridge, link: Link, view: HostView, *, used: bool) ->
         up=True if renamed or not link.up else None,
         alias=differs(link.alias, network_alias(bridge.network)),
         gen_mode_none=noisy(link, bridge.mtu),
+        # One that is down may be what a kill has left.
+        snoop=not link.up,
     )
     group: Group = [edit] if edit.words() else []
     group += deafen(bridge.object, link, bridge.name, bridge.mtu)

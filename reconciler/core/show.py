@@ -152,9 +152,11 @@ def _container(
 def render(
     spec: Spec, addresses: Mapping[Key, Address], names: Collection[str] | None = None
 ) -> str:
-    """YAML of all objects, or of those of `names`."""
+    """YAML of all objects, or of those of `names`; what a hook attached is shown by name alone, for all
+    together are what files might say."""
     networks = [n for n in spec.networks.values() if names is None or n.name in names]
-    containers = [c for c in spec.containers.values() if names is None or c.name in names]
+    every = spec.containers.values()
+    containers = [c for c in every if (c.name in names if names is not None else not c.hooked)]
     lines = ["version: 1"]
     if networks:
         lines += ["networks:", *(line for n in networks for line in _network(n))]

@@ -1,6 +1,6 @@
 """What stands in the kernel, as the rest of the core needs it: addresses to keep, specs to spare."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -10,11 +10,13 @@ from reconciler.core.observed import Observed
 from reconciler.core.wanted import Desired
 
 
-def standing_addresses(observed: Observed, spec: Spec, book: Book) -> dict[Key, Address]:
+def standing_addresses(
+    observed: Observed, spec: Spec, book: Book, *, but: Collection[str] = ()
+) -> dict[Key, Address]:
     """The addresses that containers of ours carry, by interface and IP version.
 
     Of those only that matter: containers that are not declared, or of which the book knows less than
-    is declared.
+    is declared. `but`: containers that go at once, with all they have.
     """
     missed = {
         container.name
@@ -25,7 +27,11 @@ def standing_addresses(observed: Observed, spec: Spec, book: Book) -> dict[Key, 
     }
     result: dict[Key, Address] = {}
     for seen in observed.containers.values():
-        if seen.space is None or (seen.name in spec.containers and seen.name not in missed):
+        if (
+            seen.space is None
+            or seen.name in but
+            or (seen.name in spec.containers and seen.name not in missed)
+        ):
             continue
         by_index: dict[int, list[Address]] = {}
         for row in seen.space.addresses:

@@ -187,12 +187,9 @@ def _rule_edits(chain: str, want: tuple[Rule, ...], have: tuple[Rule, ...]) -> l
         return []
     if not have:
         return [Edit("append", chain, rule) for rule in want]
-    head = 0
-    while head < min(len(want), len(have)) and want[head] == have[head]:
-        head += 1
-    tail = 0
-    while tail < min(len(want), len(have)) - head and want[-1 - tail] == have[-1 - tail]:
-        tail += 1
+    head = _shared(want, have)
+    # What is both at the head and at the tail counts as head.
+    tail = _shared(want[: head - 1 if head else None : -1], have[: head - 1 if head else None : -1])
     if head + tail == 0:
         return [Edit("flush", chain), *(Edit("append", chain, rule) for rule in want)]
     # From the bottom up, so that the numbers above stay true.
@@ -202,6 +199,18 @@ def _rule_edits(chain: str, want: tuple[Rule, ...], have: tuple[Rule, ...]) -> l
     if not tail:
         return steps + [Edit("append", chain, rule) for _, rule in coming]
     return steps + [Edit("insert", chain, rule, number) for number, rule in coming]
+
+
+def _shared(one: tuple[Rule, ...], other: tuple[Rule, ...]) -> int:
+    """How many rules both begin with; by halves, for whole runs are compared in no time."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _jump_edits(base: str, jump: Rule, want: Chains, have: Chains, yielding: bool) -> list[Edit]:

@@ -2,45 +2,28 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
 
 from reconciler.core import ops
-from reconciler.core.names import container_alias
 from reconciler.core.observed import LOOPBACK
 from reconciler.core.ops import Operation
-from reconciler.core.rows import IPV6_MTU, Link
-from reconciler.core.wanted import Endpoint, Member
+from reconciler.core.rows import Link
 from reconciler.host import rtnl, steps
-from reconciler.host.ahead import Ahead
-from reconciler.host.batch import Batch, Result
+from reconciler.host.batch import Batch
+from reconciler.host.creation import Creations
 from reconciler.host.record import Record
-from reconciler.host.removal import Outcome, Removals
+from reconciler.host.removal import Outcome
 
 __all__ = ["Kernel", "Outcome"]
 
-BATCH = 256
-"""Containers made in one trip through C; a signal is heard between two trips."""
 SPARE = 64
 """Link numbers left to whoever else makes links while a pass runs."""
 KERNEL = 2
 """RTPROT_KERNEL of linux/rtnetlink.h."""
-INNER = 64
-"""The number of a fresh container's first interface: a kernel with tunnel modules puts a device of
-each into every new namespace, and those are numbered from 2 on."""
 
 
-class _Part(NamedTuple):
-    """One batch of containers to be made."""
-
-    batch: Batch
-    made: list[ops.MakeContainer]
-    ends: dict[int, tuple[str, str, str]]
-    refused: list[Outcome]
-
-
-class Kernel(Removals):
+class Kernel(Creations):
     """Carries operations out in one host, and writes down in the record what they make."""
 
     def __init__(
@@ -66,138 +49,22 @@ class Kernel(Removals):
         used = max(self._indexes.values(), default=0)
         # Links that others make meanwhile are numbered by the kernel from its last number on.
         self._next_index = max(used, above, record.last_end()) + SPARE
+        self._low = []
 
-    def create(self, creations: Sequence[ops.MakeContainer]) -> Iterator[Outcome]:
-        """Make containers, a batch at a time; what is about to be made is written down first.
-
-        The next batch is packed while the kernel is at work on one.
-        """
-        before = self.record.spaces([op.member.name for op in creations]) if creations else {}
-        ahead: tuple[_Part, Ahead[list[Result]]] | None = None
-        for start in range(0, len(creations), BATCH):
-            if self.stop():
-                break
-            part = self._pack(creations[start : start + BATCH])
-            # Written before the kernel hears of it.
-            self.record.note_spaces({op.member.name: 0 for op in part.made})
-            self.record.note_ends(part.ends)
-            done, results = ahead[0] if ahead else None, ahead[1].result() if ahead else []
-            ahead = part, Ahead(part.batch.run)
-            if done is not None:
-                yield from self._made(done, results, before)
-        if ahead is not None:
-            yield from self._made(ahead[0], ahead[1].result(), before)
-
-    def _pack(self, creations: Sequence[ops.MakeContainer]) -> "_Part":
-        part = _Part(Batch(), [], {}, [])
-        for op in creations:
-            missing = self._missing_bridge(op.member)
-            if missing:
-                part.refused.append(Outcome(op, missing))
-            else:
-                part.made.append(op)
-                part.ends.update(self._container(part.batch, op.member))
-        return part
-
-    def _made(
-        self, part: "_Part", results: list[Result], before: Mapping[str, int]
+    def perform(
+        self, operations: Sequence[Operation], *, crowded: Collection[str] = ()
     ) -> Iterator[Outcome]:
-        pairs = list(zip(part.made, results, strict=True))
-        self.record.note_spaces(
-            {op.member.name: result.cookie for op, result in pairs if not result.failures}
-        )
-        failed = {op.member.name for op, result in pairs if result.failures}
-        if failed:
-            # What stood in the way may be the container itself, bound in another netns dir.
-            self.record.note_spaces({n: before[n] for n in failed if n in before})
-            self.record.forget(
-                containers=sorted(failed - before.keys()),
-                ends=[i for i, end in part.ends.items() if end[1] in failed],
-            )
-        yield from part.refused
-        for op, result in pairs:
-            yield Outcome(op, steps.failure_text(result) if result.failures else None)
+        """Carry out everything else, one after another, each for itself.
 
-    def _missing_bridge(self, member: Member) -> str:
-        for endpoint in member.endpoints:
-            if not endpoint.group and endpoint.bridge not in self._indexes:
-                return f"the bridge {endpoint.bridge} of network {endpoint.network} is not there"
-        return ""
-
-    def _container(self, batch: Batch, member: Member) -> dict[int, tuple[str, str, str]]:
-        """One job. What needs no veth comes first: it is done ahead, by a thread of its own."""
-        ends = {}
-        batch.create(f"{self.netns_dir}/{member.netns}")
-        batch.link(1, inside=True, up=True, alias=container_alias(member.name))
-        for name, value in member.sysctls:
-            batch.sysctl(name, value, inside=True)
-        if member.manner is not None:
-            batch.sysctl(*member.manner, inside=True, if_there=True)
-        numbers = {}
-        for position, endpoint in enumerate(member.endpoints):
-            index = self._take_index()
-            ends[index] = (endpoint.network, member.name, endpoint.name)
-            numbers[endpoint.name] = index
-            self._veth(batch, endpoint, index, INNER + position)
-        links = {e.name: INNER + position for position, e in enumerate(member.endpoints)}
-        for endpoint in member.endpoints if member.manner is None else ():
-            # All at once: each other step between two would be a message to wait for.
-            steps.quiet(batch, endpoint, ipv6=self.ipv6)
-        for endpoint in member.endpoints:
-            steps.inner_up(batch, endpoint, links[endpoint.name], ipv6=self.ipv6)
-        for route in member.routes:
-            batch.route(
-                route.to, via=route.via, link=links[route.link], table=route.table, inside=True
-            )
-        for rule in member.rules:
-            batch.rule(rule.source, table=rule.table, priority=rule.priority, inside=True)
-        for endpoint in member.endpoints:
-            self._entries(batch, endpoint, numbers[endpoint.name], links[endpoint.name])
-        return ends
-
-    def _entries(self, batch: Batch, endpoint: Endpoint, host: int, inner: int | str) -> None:
-        """The neighbours on both sides and the host's routes."""
-        for gateway in endpoint.gateways:
-            batch.neighbour(gateway, endpoint.host_mac, link=inner, inside=True)
-        for route in endpoint.routes:
-            batch.route(route.to, via=None, link=host, source=route.source, inside=False)
-        behind = host if endpoint.group else self._indexes[endpoint.bridge]
-        for address in endpoint.neighbours:
-            batch.neighbour(address, endpoint.mac, link=behind, inside=False)
-
-    def _take_index(self) -> int:
-        index = self._next_index
-        self._next_index += 1
-        return index
-
-    def _veth(self, batch: Batch, endpoint: Endpoint, index: int, peer_index: int) -> None:
-        ipv6 = self.ipv6 and endpoint.mtu >= IPV6_MTU
-        batch.veth(
-            name=endpoint.host_name,
-            index=index,
-            mac=endpoint.host_mac,
-            mtu=endpoint.mtu,
-            master=0 if endpoint.group else self._indexes[endpoint.bridge],
-            alias=endpoint.alias,
-            port=endpoint.port,
-            peer_name=endpoint.name,
-            peer_index=peer_index,
-            peer_mac=endpoint.mac,
-            group=endpoint.group,
-            ipv6=ipv6,
-        )
-        if ipv6:
-            steps.deafen(batch, endpoint.host_name)
-
-    def perform(self, operations: Sequence[Operation]) -> Iterator[Outcome]:
-        """Carry out everything else, one after another, each for itself."""
+        Bridges of `crowded` networks stay down until `raise_bridges`.
+        """
         batch = Batch()
         jobs: list[Operation] = []
         made_ends: dict[int, tuple[str, str, str]] = {}
         outcomes: dict[Operation, str | None] = {}
         for op in operations:
             before = len(batch)
-            error = self._perform(batch, op, made_ends)
+            error = self._perform(batch, op, made_ends, crowded)
             if len(batch) > before:
                 jobs.append(op)
             else:
@@ -222,6 +89,7 @@ class Kernel(Removals):
         for op in jobs:
             if isinstance(op, ops.MakeBridge) and outcomes[op] is not None:
                 self._indexes.pop(op.bridge.name, None)
+        self._low = [(op, index) for op, index in self._low if outcomes.get(op) is None]
         self._note_bridges([op for op in jobs if outcomes[op] is None])
         for op in operations:
             yield Outcome(op, outcomes[op])
@@ -243,7 +111,11 @@ class Kernel(Removals):
         self.record.note_bridges(made)
 
     def _perform(
-        self, batch: Batch, op: Operation, ends: dict[int, tuple[str, str, str]]
+        self,
+        batch: Batch,
+        op: Operation,
+        ends: dict[int, tuple[str, str, str]],
+        crowded: Collection[str],
     ) -> str | None:
         """Add the job of `op` to the batch, or do it here and answer with its error."""
         match op:
@@ -255,6 +127,10 @@ class Kernel(Removals):
                 batch.host()
                 index = self._take_index()
                 steps.make_bridge(batch, op, index, ipv6=self.ipv6)
+                if op.bridge.network in crowded:
+                    self._low.append((op, index))
+                else:
+                    steps.raise_bridge(batch, op, index)
                 self._indexes.setdefault(op.bridge.name, index)
             case ops.RemoveBridge():
                 batch.host()

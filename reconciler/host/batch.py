@@ -130,7 +130,7 @@ class Batch:
         )  # fmt: skip
 
     def bridge(self, *, name: str, index: int, mac: bytes) -> None:
-        """A bridge on the host, down."""
+        """A bridge on the host, down and without multicast snooping."""
         self._add(("add bridge {}", name), lib.RCN_BRIDGE, link=index, link_name=name, mac=mac)
 
     def link(
@@ -148,10 +148,12 @@ class Batch:
         port: int | None = None,
         group: int | None = None,
         flush: bool = False,
+        snoop: bool = False,
     ) -> None:
         """Set what is given on a link (`master` 0: out of its bridge).
 
-        `flush`: its bridge forgets what it has learned behind it. The flags are set before the
+        `flush`: its bridge forgets what it has learned behind it; `snoop`: it is a bridge, and
+        follows multicast groups. The flags are set before the
         address generation mode.
         """
         chosen = (
@@ -165,6 +167,7 @@ class Batch:
             | (lib.RCN_SET_PORT if port is not None else 0)
             | (lib.RCN_SET_GROUP if group is not None else 0)
             | (lib.RCN_SET_FLUSH if flush else 0)
+            | (lib.RCN_SET_SNOOP if snoop else 0)
         )
         self._add(
             ("set link {}", link), lib.RCN_LINK, inside=inside, link=link, set_=chosen,

@@ -3,7 +3,8 @@
 import errno
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 from reconciler.core.errors import ObjectError
 from reconciler.core.observed import FileState
@@ -19,11 +20,12 @@ def read(
     sysctls: tuple[str, ...],
     *,
     only: Collection[str] | None = None,
+    known: Mapping[str, Space] = MappingProxyType({}),
     key: bytes = rtnl.NO_KEY,
 ) -> tuple[dict[str, FileState], dict[str, Space]]:
     """Every file of `directory` (or `only` these) with its state, and a dump of each namespace.
 
-    `key` is the secret of the dumps' digests.
+    `known`: what has been looked at a moment ago; `key`: the secret of the dumps' digests.
     """
     if only is not None:
         # Not by a list of the folder, which may hold thousands.
@@ -34,8 +36,10 @@ def read(
                 names = sorted(entry.name for entry in entries)
         except (FileNotFoundError, NotADirectoryError):
             return {}, {}
-    found_spaces = rtnl.scan([f"{directory}/{n}" for n in names], sysctls=sysctls, key=key)
-    spaces = dict(zip(names, found_spaces, strict=True))
+    others = [n for n in names if n not in known]
+    found_spaces = rtnl.scan([f"{directory}/{n}" for n in others], sysctls=sysctls, key=key)
+    spaces = dict(zip(others, found_spaces, strict=True))
+    spaces |= {n: known[n] for n in names if n in known}
     states = {}
     for name, space in spaces.items():
         if space.error == 0:

@@ -12,6 +12,7 @@ from reconciler.core.observed import FileState, Observed, Witness, observe_owned
 from reconciler.core.rows import Space
 from reconciler.host import netns, procs, rtnl
 from reconciler.host.ahead import Ahead
+from reconciler.host.fresh import Fresh
 from reconciler.host.record import Record
 
 NOBODY: Attached = {}
@@ -66,11 +67,18 @@ class Dumps(NamedTuple):
 
 
 def dump(
-    netns_dir: str, sysctls: tuple[str, ...], *, key: bytes, attached: Iterable[Attachment] = ()
+    netns_dir: str,
+    sysctls: tuple[str, ...],
+    *,
+    key: bytes,
+    attached: Iterable[Attachment] = (),
+    fresh: Fresh | None = None,
 ) -> Dumps:
-    """Dump the host, every namespace of the netns dir, and what was attached, both at once."""
+    """Dump the host, every namespace of the netns dir, and what was attached, both at once; what is in
+    `fresh` has been looked at already."""
     host = Ahead(partial(rtnl.scan_host, sysctls=HOST_SYSCTLS, key=key))
-    files, spaces = netns.read(netns_dir, sysctls, key=key)
+    known = fresh.spaces() if fresh is not None else {}
+    files, spaces = netns.read(netns_dir, sysctls, known=known, key=key)
     return Dumps(host.result(), files, spaces, sysctls, key, _attached(attached, sysctls, key))
 
 

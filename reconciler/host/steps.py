@@ -44,6 +44,9 @@ def set_link(batch: Batch, op: ops.SetLink, master: int | None, *, ipv6: bool) -
         batch.link(index, inside=inside, alias=op.alias)
     if op.up or op.name is not None:
         batch.link(index, inside=inside, up=True)
+    if op.snoop:
+        # Behind that: while it comes up, it would go through all ports for each of them.
+        batch.link(index, inside=inside, snoop=True)
 
 
 def deafen(batch: Batch, link: str) -> None:
@@ -52,7 +55,7 @@ def deafen(batch: Batch, link: str) -> None:
 
 
 def make_bridge(batch: Batch, op: ops.MakeBridge, index: int, *, ipv6: bool) -> None:
-    """The steps that make a bridge whole; `ipv6`: whether the kernel has it."""
+    """The steps that make a bridge; `raise_bridge` completes it. `ipv6`: whether the kernel has it."""
     bridge = op.bridge
     # By number, never by name: where somebody was faster, nothing of theirs may be touched.
     batch.bridge(name=bridge.name, index=index, mac=bridge.mac)
@@ -62,8 +65,14 @@ def make_bridge(batch: Batch, op: ops.MakeBridge, index: int, *, ipv6: bool) -> 
     if ipv6 and bridge.mtu >= IPV6_MTU:
         batch.link(index, inside=False, gen_mode=GEN_MODE_NONE)
         deafen(batch, bridge.name)
+
+
+def raise_bridge(batch: Batch, op: ops.MakeBridge, index: int) -> None:
+    """The steps that bring a bridge up, with its addresses. They go out in one datagram: a bridge of
+    ours that is up is complete."""
     batch.link(index, inside=False, up=True)
-    for address in bridge.addresses:
+    batch.link(index, inside=False, snoop=True)
+    for address in op.bridge.addresses:
         batch.address(index, address, inside=False)
 
 

@@ -231,10 +231,10 @@ class Store:
             [(name, zlib.compress(content, 1)) for name, content in contents.items()],
         )
 
-    def attachments(self) -> dict[str, Attachment]:
-        """What hooks attached, by container."""
-        rows = self._db.execute(
-            "SELECT name, body, boot, host, cookie, pid, started, ip_file FROM attachment"
+    def attachments(self, names: Collection[str] | None = None) -> dict[str, Attachment]:
+        """What hooks attached, by container; of these alone, where given."""
+        rows = self._files(
+            "SELECT name, body, boot, host, cookie, pid, started, ip_file FROM attachment", names
         )
         return {
             name: Attachment(

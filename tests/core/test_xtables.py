@@ -321,11 +321,11 @@ def test_rules_grow_with_networks_and_not_with_pairs() -> None:
 
 
 def test_kept_rules_stay_among_the_others_in_their_phase() -> None:
-    both = Policy(networks=(network("alpha"), network("beta", inbound="open")), guards=(4,))
+    # That one of them lets the other in, only it says; the other's link, only the rules.
+    beta = network("beta", inbound="open", allow=("alpha",))
+    both = Policy(networks=(network("alpha"), beta), guards=(4,))
     have = wanted(both, version=4, table="filter", have={}, bridged=True)
-    kept = Policy(
-        networks=(network("beta", inbound="open"),), guards=(4,), kept=frozenset({"alpha"})
-    )
+    kept = Policy(networks=(beta,), guards=(4,), kept=frozenset({"alpha"}))
     assert wanted(kept, version=4, table="filter", have=have, bridged=True) == have
     nat = wanted(both, version=4, table="nat", have={}, bridged=True)
     assert wanted(kept, version=4, table="nat", have=nat, bridged=True) == nat

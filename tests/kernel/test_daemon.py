@@ -404,11 +404,16 @@ def test_a_firewall_that_another_program_works_on_holds_nothing_up(bare: Private
         assert daemon.stop(2.5) == 0
 
 
-def test_what_changes_in_the_middle_of_a_pass_is_seen_after_it(bare: PrivateHost) -> None:
-    def workers(daemon: RunningDaemon) -> bool:
-        tasks = Path(f"/proc/{daemon.child.pid}/task").iterdir()
-        return any((task / "children").read_text().strip() for task in tasks)
+def children(daemon: RunningDaemon) -> set[str]:
+    """The processes that its threads have started."""
+    found: set[str] = set()
+    for task in Path(f"/proc/{daemon.child.pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that thread has ended
+            found |= {*(task / "children").read_text().split()}
+    return found
 
+
+def test_what_changes_in_the_middle_of_a_pass_is_seen_after_it(bare: PrivateHost) -> None:
     bare.firewall = "iptables"
     bare.write("a.yaml", BASE)
     with bare.daemon("--resync", "3600") as daemon:
@@ -417,11 +422,35 @@ def test_what_changes_in_the_middle_of_a_pass_is_seen_after_it(bare: PrivateHost
         assert holder.stdin and holder.stdout and holder.stdout.readline() == "held\n"
         daemon.child.send_signal(signal.SIGHUP)
         # It has looked, and is about to work; it will look again at what it has worked on.
-        wait_for(lambda: workers(daemon))
+        wait_for(lambda: children(daemon))
         bare.sh("ip -n a link set eth0 down")
         holder.stdin.close()
         wait_for(_up(bare, "eth0", "a"), 5.0, daemon.log)
         assert "another program held it" not in daemon.log
+
+
+def test_python_iptables_stands_by_while_ports_are_published(bare: PrivateHost) -> None:
+    def published(port: int) -> Callable[[], bool]:
+        return lambda: f"--dport {port}" in bare.run("iptables-legacy", "-t", "nat", "-S").out
+
+    def publish(port: int) -> None:
+        text = f"containers: {{p: {{interfaces: runc0, ports: '{port}:80'}}}}\n"
+        bare.write("p.yaml", text)
+
+    bare.firewall = "iptables"
+    bare.write("a.yaml", BASE)
+    with bare.daemon("--resync", "3600") as daemon:
+        wait_for(lambda: not children(daemon), what="nobody to stand by")
+        publish(8080)
+        wait_for(published(8080), 5.0, daemon.log)
+        workers = children(daemon)
+        assert len(workers) == 1
+        publish(8081)
+        wait_for(published(8081), 5.0, daemon.log)
+        assert children(daemon) == workers
+        # Whatever becomes of the daemon, nobody is left behind.
+        daemon.child.kill()
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
 def test_a_second_daemon_says_who_serves(bare: PrivateHost) -> None:

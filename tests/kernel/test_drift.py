@@ -103,7 +103,10 @@ HOST = {
 NETWORK = {
     "bridge down": (
         "ip link set side down",
-        ["network/side: set side up", "container/web: add neighbour 10.9.0.5 at"],
+        [
+            "network/side: set side up, type bridge mcast_snooping 1",
+            "container/web: add neighbour 10.9.0.5 at",
+        ],
     ),
     "bridge's MTU": ("ip link set side mtu 1400", ["network/side: set side mtu 1500"]),
     "bridge's mark": (

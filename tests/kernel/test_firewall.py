@@ -21,10 +21,10 @@ from tests.support.host import PrivateHost, Run, wait_for
 def test_a_second_run_commits_nothing(host: PrivateHost) -> None:
     first = ask(host, "commit")
     tables_made = ["filter (IPv4)", "nat (IPv4)", "filter (IPv6)"]
-    assert first == {"committed": tables_made, "created": tables_made, "error": ""}
+    assert first == {"committed": tables_made, "created": tables_made}
     before = saved(host)
     assert ask(host, "look")["differences"] == []
-    assert ask(host, "commit") == {"committed": [], "created": [], "error": ""}
+    assert ask(host, "commit") == {"committed": [], "created": []}
     assert saved(host) == before
 
 
@@ -44,7 +44,7 @@ def test_looking_creates_no_table(host: PrivateHost) -> None:
     ask(host, "commands")
     ask(host, "warnings")
     ask(host, "remove")
-    assert ask(host, "commit", Policy()) == {"committed": [], "created": [], "error": ""}
+    assert ask(host, "commit", Policy()) == {"committed": [], "created": []}
     assert tables(host) == set()
     ask(host, "replace", Policy(guards=(6,)))
     assert tables(host) == {"filter"}
@@ -215,6 +215,61 @@ def test_a_lock_that_is_released_is_waited_for(host: PrivateHost) -> None:
         wait_for(waits, what="the worker at the lock")
     assert child.wait(30) == 0
     assert ask(host, "look")["differences"] == []
+
+
+TURNS = """
+import os, signal
+from reconciler.core.errors import FirewallError
+from reconciler.core.policy import Policy
+from reconciler.host.firewall import standby
+from reconciler.host.firewall.iptables import Iptables
+
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(word) for word in file.read().split()]
+
+wall = Iptables()
+three, four, six = (Policy(guards=guards) for guards in ((4, 6), (4,), (6,)))
+assert children(os.getpid()) == []
+wall.replace(three)
+(first,) = children(os.getpid())
+wall.replace(four)
+assert children(os.getpid()) == [first] and wall.differences(four) == ()
+
+# It ends while it stands by: another one does its work.
+os.kill(first, signal.SIGKILL)
+wall.replace(six)
+(second,) = children(os.getpid())
+assert second != first and wall.differences(six) == ()
+wall.replace(three)
+
+# It ends in the middle of its work: that is said, nothing has changed, and the lock is free.
+ask = standby.Worker.ask
+def ended(worker, message):
+    if isinstance(message, standby.Change):
+        for turn in children(second):
+            os.kill(turn, signal.SIGKILL)
+    ask(worker, message)
+standby.Worker.ask = ended
+try:
+    wall.replace(four)
+except FirewallError as error:
+    assert "python-iptables ended with -9" in str(error), error
+else:
+    raise AssertionError("it went well")
+standby.Worker.ask = ask
+assert children(os.getpid()) == [] and wall.differences(three) == ()
+wall.replace(four)
+assert len(children(os.getpid())) == 1 and wall.differences(four) == ()
+wall.stand_by(wanted=False)
+assert children(os.getpid()) == []
+"""
+
+
+def test_one_process_serves_all_changes_and_another_one_when_it_has_ended(
+    host: PrivateHost,
+) -> None:
+    plain(host, TURNS)
 
 
 # -- other firewalls, other backends ------------------------------------------------------------

@@ -7,6 +7,7 @@ outside (internet) --- eth0 [host] --- red (bridge): web, mate
                                    --- closed (internal): shut
 """
 
+import shutil
 import socket
 from collections.abc import Iterator
 
@@ -253,17 +254,23 @@ def test_the_plan_as_commands_publishes_the_same(host: PrivateHost) -> None:
 
 
 def test_a_container_in_use_keeps_its_ports_and_nobody_gets_them(host: PrivateHost) -> None:
-    write(host, '"8080:80"')
+    # The longest names that there may be: no comment of nft has room for them.
+    net, long = "red" + "d" * 61, "web" + "b" * 125
+    member = f"{{netns: web, interfaces: {net}, ports: '8080:80'}}"
+    host.write(
+        "a.yaml",
+        f"networks: {{{net}: {{subnets: 10.1.0.0/24}}}}\ncontainers: {{{long}: {member}}}\n",
+    )
     host.reconcile()
     with host.process("web"):
         other = "interfaces: blue, ports: '8080:80'"
-        host.write("a.yaml", f"networks: {{red: {{subnets: 10.1.0.0/24}}, blue: {{subnets: "
+        host.write("a.yaml", f"networks: {{{net}: {{subnets: 10.1.0.0/24}}, blue: {{subnets: "
                    f"10.2.0.0/24}}}}\ncontainers: {{other: {{{other}}}}}\n")  # fmt: skip
         run = host.reconcile(check=False)
         assert run.code == 1
-        assert [h["object"] for h in run.report["held_back"]] == ["container/web"]
+        assert [h["object"] for h in run.report["held_back"]] == [f"container/{long}"]
         status = host.runcnet("status", "other", "--json", check=False).report
-        assert "8080/tcp still leads to web" in str(status["containers"][0]["problems"])
+        assert f"8080/tcp still leads to {long}," in str(status["containers"][0]["problems"])
         assert reached(host, "internet", (HOST[4], 8080), server="web", port=80)
     assert host.reconcile().report["converged"]
     assert reached(host, "internet", (HOST[4], 8080), server="other", port=80)
@@ -342,6 +349,17 @@ def test_denied_destinations_and_networks_that_are_let_in(host: PrivateHost) -> 
     write(host)
     host.reconcile()
     assert not host.ping("other", "10.1.0.10")
+    # The file of those who are let in may break while nobody remembers what it said.
+    red = "networks: {red: {subnets: 10.1.0.0/24, allow: blue}}\n"
+    web = "containers: {web: {interfaces: {network: red, addresses: 10.1.0.10}}}\n"
+    blue = "networks: {blue: {subnets: 10.2.0.0/24}}\ncontainers: {other: {interfaces: blue}}\n"
+    host.write("a.yaml", red + web)
+    host.write("b.yaml", blue)
+    assert host.reconcile().report["converged"] and host.ping("other", "10.1.0.10")
+    host.write("b.yaml", blue + "networks: [")
+    shutil.rmtree(host.state)
+    assert host.reconcile(check=False).code == 2
+    assert host.ping("other", "10.1.0.10")
 
 
 def test_a_question_by_udp_finds_the_new_place_at_once(host: PrivateHost) -> None:

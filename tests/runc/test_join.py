@@ -23,7 +23,8 @@ def test_a_sidecar_lives_where_it_joins_and_outlives_whom_it_joined(host: Privat
                 files = host.runc("exec", name, "cat", "/etc/hosts", "/etc/resolv.conf").out
                 assert "176.10.0.2 web" in files
             # What one of them opens, the other one reaches on its own loopback, and the world by the port.
-            host.runc("exec", "-d", "side", "sh", "-c", "echo hello | nc -l -p 80")
+            serve = "runc --root /run/oci exec -d side sh -c 'echo hello | nc -l -p 80'"
+            host.sh(f"{serve} >/dev/null 2>&1 </dev/null")
             wait_for(
                 lambda: (
                     ":0050"

@@ -180,6 +180,8 @@ class Oracle:
 
     def _book(self) -> dict[LeaseKey, str]:
         path = self.host.state / "state.db"
+        if not path.exists():
+            return {}  # it was lost just now
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
             rows = db.execute("SELECT container, network, interface, version, address FROM lease")
             return {LeaseKey(*row[:4]): _text(row[3], row[4]) for row in rows}

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
+CLIENT = ROOT / "reconciler" / "runcnet-hook"
+RUNCNET = str(Path(sys.executable).parent / "runcnet")
 SERVER = "198.51.100.1"
 SERVER6 = "2001:db8:100::1"
 ENTRY = (
@@ -335,8 +337,11 @@ class PrivateHost:
         (bundle / "config.json").write_text(json.dumps(config, indent=2))
         return bundle
 
-    def hooked(self, bundle: Path, *flags: str, hooks: tuple[str, ...] = ()) -> Path:
-        """The bundle, its hooks calling runcnet with these flags; its namespace is the runtime's."""
+    def hooked(self, bundle: Path, *flags: str, fast: bool = False) -> Path:
+        """The bundle, its hooks calling runcnet with these flags; its namespace is the runtime's.
+
+        `fast`: by the program that asks a daemon.
+        """
         config = json.loads((bundle / "config.json").read_text())
         config["linux"]["namespaces"] = [
             {"type": "network"} if n["type"] == "network" else n
@@ -345,12 +350,12 @@ class PrivateHost:
         config["hooks"] = {
             stage: [
                 {
-                    "path": sys.executable,
-                    "args": self.command("runcnet", "hook", stage, *self.options, *flags),
-                    "env": [f"PATH={os.environ['PATH']}", f"PYTHONPATH={ROOT}"],
+                    "path": str(CLIENT) if fast else RUNCNET,
+                    "args": [RUNCNET, "hook", stage, *self.options, *flags],
+                    "env": [f"PATH={os.environ['PATH']}"],
                 }
             ]
-            for stage in hooks or ("createRuntime", "poststop")
+            for stage in ("createRuntime", "poststop")
         }
         (bundle / "config.json").write_text(json.dumps(config, indent=2))
         return bundle

@@ -21,10 +21,11 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     guards: frozenset[int]
     """IP versions whose router guard stands in the kernel."""
     ports: dict[str, tuple[Lead, ...]]
-    """`NETWORK/CONTAINER` → the published ports that lead there now."""
+    """`NETWORK/CONTAINER` → the published ports that lead there now. For a long name its stand-in
+    may be there (names.py)."""
     notes: tuple[str, ...]
     senders: frozenset[str] = frozenset()
-    """Containers whose addresses are checked now."""
+    """Containers whose addresses are checked now, or stand-ins."""
 
 
 class Backend(Protocol):
@@ -43,6 +44,14 @@ class Backend(Protocol):
 
     def admit(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
         """Let these send, at once: all of `policy` stands but for them. Raises FirewallError."""
+
+    def dismiss(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
+        """Let these send no longer: all of `policy`, which is without them, stands. Raises
+        FirewallError."""
+
+    def stand_by(self, *, wanted: bool) -> None:
+        """Whether a change is to be expected: what takes long to begin with then begins, and waits
+        for it. Raises FirewallError."""
 
     def remove(self) -> None:
         """Take all that is runcnet's away, but not what the administrator wrote."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from reconciler.core import xtables
 from reconciler.core.policy import Policy, Sender
-from reconciler.host.firewall import Backend, Seen, foreign, iptables, probe
+from reconciler.host.firewall import Backend, Seen, foreign, iptables, kernel, probe
 from reconciler.host.firewall.beside import Beside
 from reconciler.host.firewall.iptables import Iptables
 
@@ -106,6 +106,22 @@ class Chosen:
         """See `Backend`."""
         if self._chosen is not None:
             self._chosen.admit(policy, senders)
+
+    def dismiss(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
+        """See `Backend`."""
+        if self._chosen is not None:
+            self._chosen.dismiss(policy, senders)
+
+    def stand_by(self, *, wanted: bool) -> None:
+        """See `Backend`."""
+        if self._chosen is not None:
+            legacy = self._chosen is self._iptables
+        elif self.name == "auto":
+            # Not decided yet, which takes a look at all rules: this is how it is likely to come out.
+            legacy = "nat" in kernel.existing(4) and not probe.stands()
+        else:
+            legacy = self.name == "iptables"
+        self._iptables.stand_by(wanted=wanted and legacy)
 
     def remove(self) -> None:
         """Take all of ours away, wherever it is; see `Backend`."""

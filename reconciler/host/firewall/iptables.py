@@ -1,23 +1,16 @@
-"""The iptables backend: reads the kernel's tables itself, has a child process write them.
-
-python-iptables is not thread-safe, caches its handles for the life of the process, moves file
-descriptor 1 about and can leave Python by longjmp. A child that lives for one commit ends all of
-that, and only a run that changes rules pays for its import.
-"""
+"""The iptables backend: reads and compares the kernel's tables, and has a child process write them."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
 
-import reconciler
 from reconciler.core import chains, xtables
 from reconciler.core.errors import FirewallError
 from reconciler.core.policy import Lead, Policy, Sender
-from reconciler.host.firewall import Seen, foreign, kernel
+from reconciler.core.xtables import Chains
+from reconciler.host.firewall import Seen, foreign, kernel, standby
 
 LOCK_TIMEOUT_S = 10.0
 UNCHECKED = (
@@ -29,24 +22,13 @@ BRIDGE_SYSCTL = {
 }
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What the worker reads from its stdin."""
-
-    policy: Policy
-    version: int
-    lock_timeout_s: float
-    beside: frozenset[int] | None = None
-    """See `Iptables`."""
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What the worker writes to its stdout."""
+class Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change of the rules came to."""
 
     committed: tuple[str, ...] = ()
     """Tables that were changed: `filter (IPv4)`."""
     created: tuple[str, ...] = ()
     """Tables that the kernel did not have before."""
-    error: str = ""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,8 +36,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int
     table: str
-    have: dict[str, tuple[xtables.Rule, ...]]
-    want: dict[str, tuple[xtables.Rule, ...]]
+    have: Chains
+    want: Chains
     beside: bool = False
     """The table only helps another firewall out."""
     yielding: bool = False
@@ -86,29 +68,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NOTHING = Policy()
-
-
-def state(policy: Policy, version: int, table: str, beside: frozenset[int] | None = None) -> State:
-    """Read one table and hold it against the policy; for `beside` see `Iptables`."""
-    have = kernel.read(version, table).chains
-    if beside is not None and table == "filter" and version in beside:
-        want = chains.beside(policy, version=version, have=have)
-    else:
-        want = chains.wanted(
-            policy if beside is None else NOTHING,
-            version=version,
-            table=table,
-            have=have,
-            bridged=os.path.exists(BRIDGE_SYSCTL[version]),
-        )
-    return State(
-        version=version,
-        table=table,
-        have=have,
-        want=dict(want),
-        beside=beside is not None,
-        yielding=policy.yielding,
-    )
 
 
 def dropping() -> frozenset[int]:
@@ -150,14 +109,38 @@ class Iptables:
         drop what no rule there accepts, are to hold what the policy accepts."""
         self.lock_timeout_s = lock_timeout_s
         self.beside = beside
+        self._nat: dict[int, tuple[Policy, Chains]] = {}
+        """IP version → what was last asked for, and its nat table."""
 
     def states(self, policy: Policy) -> list[State]:
         """All tables of both IP versions."""
-        return [
-            state(policy, version, table, self.beside)
-            for version in (4, 6)
-            for table in xtables.JUMPS
-        ]
+        return [self.state(policy, v, table) for v in (4, 6) for table in xtables.JUMPS]
+
+    def state(self, policy: Policy, version: int, table: str) -> State:
+        """Read one table and hold it against the policy."""
+        have = kernel.read(version, table).chains
+        return State(
+            version=version,
+            table=table,
+            have=have,
+            want=self._wanted(policy, version, table, have),
+            beside=self.beside is not None,
+            yielding=policy.yielding,
+        )
+
+    def _wanted(self, policy: Policy, version: int, table: str, have: Chains) -> Chains:
+        if self.beside is not None and table == "filter" and version in self.beside:
+            return chains.beside(policy, version=version, have=have)
+        if self.beside is not None:
+            policy = NOTHING
+        known = self._nat.get(version) if table == "nat" else None
+        if known is not None and known[0].is_as(policy):
+            return known[1]
+        bridged = os.path.exists(BRIDGE_SYSCTL[version])
+        want = chains.wanted(policy, version=version, table=table, have=have, bridged=bridged)
+        if table == "nat" and not policy.kept and not policy.kept_ports:
+            self._nat[version] = policy, want  # it does not depend on what stands
+        return want
 
     def look(self, policy: Policy) -> Seen:
         """Compare the kernel with the policy; see `Backend`."""
@@ -203,6 +186,13 @@ class Iptables:
         tables = ", ".join(answer.created)
         return (f"the kernel has created its legacy tables {tables}; they stay until it restarts",)
 
+    def stand_by(self, *, wanted: bool) -> None:
+        """Have python-iptables loaded; see `Backend`."""
+        if wanted:
+            standby.ready()
+        else:
+            standby.close()
+
     def remove(self) -> None:
         """Take all of ours away; see `Backend`."""
         self.commit(NOTHING)
@@ -222,66 +212,60 @@ class Iptables:
     def admit(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
         """Nothing: what members of bridges send from is not checked; see `Backend`."""
 
+    def dismiss(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
+        """Nothing, likewise; see `Backend`."""
+
     def told(self, policy: Policy) -> tuple[str, ...]:
         """Its name, and what it cannot do; see `Backend`."""
         lines = [f"the firewall is {self.name}"]
         return (*lines, UNCHECKED) if policy.senders else tuple(lines)
 
-    def commit(self, policy: Policy) -> Answer:
-        """Have workers edit what differs, one for each IP version; none where nothing does."""
-        versions = sorted({s.version for s in self.states(policy) if s.edits})
-        workers = [(version, _start()) for version in versions]
-        # Both import at the same time; the lock puts their commits in a row.
-        answers, errors = [], []
-        for version, worker in workers:
-            request = Request(
-                policy=policy,
-                version=version,
-                lock_timeout_s=self.lock_timeout_s,
-                beside=self.beside,
-            )
+    def commit(self, policy: Policy) -> Committed:
+        """Edit what differs, in one commit a table; no process is asked where nothing does."""
+        asked: dict[int, list[str]] = {}
+        for s in self.states(policy):
+            if s.edits:
+                asked.setdefault(s.version, []).append(s.table)
+        committed: list[str] = []
+        created: list[str] = []
+        errors: list[str] = []
+        for version, tables in asked.items():
+            before = kernel.existing(version)
             try:
-                answers.append(_answer(worker, request))
+                likely = tuple(table for table in tables if table in before)
+                begin = standby.Begin(version, self.lock_timeout_s, likely)
+                with standby.locked(begin) as write:
+                    for table in xtables.JUMPS:
+                        if self._edit(policy, version, table, write):
+                            committed.append(f"{table} (IPv{version})")
             except FirewallError as error:
                 errors.append(str(error))
+            new = sorted(kernel.existing(version) - before)
+            created += [f"{table} (IPv{version})" for table in new]
         if errors:
             raise FirewallError("; ".join(dict.fromkeys(errors)))
-        return Answer(
-            committed=tuple(table for answer in answers for table in answer.committed),
-            created=tuple(table for answer in answers for table in answer.created),
-        )
+        return Committed(committed=tuple(committed), created=tuple(created))
 
-
-def _start() -> subprocess.Popen[bytes]:
-    # -P and a bare environment: nothing of the caller's folder or variables reaches root's child;
-    # the package is found where this one was. A session of its own: an interrupt from the terminal
-    # is for the parent, which lets the commit in flight end.
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "reconciler.host.firewall.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd="/",
-        start_new_session=True,
-        env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "LC_ALL": "C",
-            "PYTHONPATH": str(Path(reconciler.__file__).parents[1]),
-            # python-iptables imports distutils, in whose place setuptools puts all of itself.
-            "SETUPTOOLS_USE_DISTUTILS": "stdlib",
-        },
-    )
-
-
-def _answer(worker: subprocess.Popen[bytes], request: Request) -> Answer:
-    out, said = worker.communicate(msgspec.json.encode(request))
-    if worker.returncode:
-        lines = said.decode(errors="replace").strip().splitlines()
-        raise FirewallError(
-            f"firewall: change the tables: python-iptables ended with {worker.returncode}: "
-            f"{lines[-1] if lines else 'no word'} (run with --firewall none to go without)"
-        )
-    answer = msgspec.json.decode(out, type=Answer)
-    if answer.error:
-        raise FirewallError(answer.error)
-    return answer
+    def _edit(
+        self,
+        policy: Policy,
+        version: int,
+        table: str,
+        write: Callable[[str, Iterable[xtables.Edit]], None],
+    ) -> bool:
+        """Under the lock: read again, edit what differs, and see that the kernel holds what was
+        meant; whether there was anything to do."""
+        steps = self.state(policy, version, table).edits
+        if not steps:
+            return False
+        if table not in kernel.existing(version):
+            kernel.fetch(version, table)  # tells a kernel without legacy tables apart
+            steps = self.state(policy, version, table).edits
+        write(table, steps)
+        left = self.state(policy, version, table).differences
+        if left:
+            raise FirewallError(
+                f"firewall: check what was committed: {left[0]} (another program changes the "
+                "tables, or the kernel and the iptables libraries do not fit each other)"
+            )
+        return True

@@ -1,13 +1,8 @@
 """Reads the kernel's legacy iptables tables: two getsockopt calls, no library, no side effect.
 
 python-iptables takes 210 ms to import, drops what it cannot parse and creates every table it asks
-about. A pass that changes nothing should do none of that, so reading is done here, from the
-structures of linux/netfilter_ipv4/ip_tables.h, which the kernel keeps stable for 64-bit programs:
-
-    entry ::= addresses, links, flags | offsets | counters | match* | target
-    match, target ::= u16 size, char name[29], u8 revision, data
-    table ::= entry*; a user chain starts with an ERROR target that holds its name,
-              every chain ends with a standard target (its policy, or RETURN)
+about. A pass that changes nothing should do none of that, so reading is done here, and what is read
+is understood by `decoding.py`.
 """
 
 import ctypes
@@ -15,47 +10,13 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple, cast
 
 from reconciler.core.errors import FirewallError
-from reconciler.core.model import BITS, Address, Subnet
-from reconciler.core.xtables import Rule
+from reconciler.host.firewall.decoding import INFO, LAYOUTS, Table, decode
 
-HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
-VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", -5: "RETURN"}
-PROTOCOLS = {6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
 GET_INFO, GET_ENTRIES = 64, 65
 NAMES = {4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names"}
 READS = 20
-
-_INFO = struct.Struct("=32s I 5I 5I I I")
-_HEAD = struct.Struct("=H 29s B")
-_SIZES = struct.Struct("=HH")
-
-
-class _Layout(NamedTuple):
-    """Where things are in ipt_entry and ip6t_entry."""
-
-    family: int
-    level: int
-    flags: int
-    """Offset of protocol and flags, which end where the alignment does."""
-    cache: int
-    size: int
-
-
-LAYOUTS = {
-    4: _Layout(socket.AF_INET, socket.IPPROTO_IP, 80, 84, 112),
-    6: _Layout(socket.AF_INET6, socket.IPPROTO_IPV6, 128, 136, 168),
-}
-
-
-class Table(NamedTuple):
-    """One table: its chains with their rules, and the policies of the built-in ones."""
-
-    chains: dict[str, tuple[Rule, ...]]
-    policies: dict[str, str]
 
 
 def existing(version: int) -> frozenset[str]:
@@ -75,8 +36,18 @@ def read(version: int, table: str) -> Table:
     """The table as it is; an absent one is empty and stays absent."""
     if table not in existing(version):
         return Table({}, {})
-    info, blob = fetch(version, table)
-    return decode(version, info, blob)
+    answers = fetch(version, table)
+    known = _last.get((version, table))
+    if known is not None and known[0] == answers:
+        return known[1]
+    found = decode(version, *answers)
+    _last[version, table] = answers, found
+    return found
+
+
+_last: dict[tuple[int, str], tuple[tuple[bytes, bytes], Table]] = {}
+"""What the kernel last answered on a table, to the byte, and what that meant: a pass reads thrice, to
+know whether anything differs, under the lock, and to see what was committed."""
 
 
 def fetch(version: int, table: str) -> tuple[bytes, bytes]:
@@ -86,17 +57,17 @@ def fetch(version: int, table: str) -> tuple[bytes, bytes]:
     try:
         with socket.socket(layout.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
             for _ in range(READS):
-                info = _ask(sock, layout.level, GET_INFO, name.ljust(_INFO.size, b"\0"))
-                size = _INFO.unpack(info)[-1]
+                info = _ask(sock, layout.level, GET_INFO, name.ljust(INFO.size, b"\0"))
+                size = INFO.unpack(info)[-1]
                 head = struct.pack("=32s I 4x", name, size)
                 try:
-                    answer = _ask(sock, layout.level, GET_ENTRIES, head + bytes(size))
+                    entries = _ask(sock, layout.level, GET_ENTRIES, head, room=size)
                 except OSError as error:
                     # The table has changed its size between the two calls.
                     if error.errno != errno.EAGAIN:
                         raise
                     continue
-                return info, answer[len(head) :]
+                return info, entries
     except OSError as error:
         raise FirewallError(_cause(version, table, error)) from error
     raise FirewallError(
@@ -105,14 +76,19 @@ def fetch(version: int, table: str) -> tuple[bytes, bytes]:
     )
 
 
-def _ask(sock: socket.socket, level: int, option: int, text: bytes) -> bytes:
-    # socket.getsockopt() can neither pass a request in nor take more than 1,024 bytes out.
-    buffer = ctypes.create_string_buffer(text, len(text))
-    length = ctypes.c_uint32(len(text))
-    if _LIBC.getsockopt(sock.fileno(), level, option, buffer, ctypes.byref(length)) < 0:
+def _ask(sock: socket.socket, level: int, option: int, text: bytes, *, room: int = 0) -> bytes:
+    """What the kernel puts in the question's place, or behind it where it is given `room` (bytes)."""
+    # socket.getsockopt() can neither pass a request in nor take more than 1,024 bytes out. Thousands
+    # of rules are megabytes, and are copied once.
+    buffer = bytearray(len(text) + room)
+    buffer[: len(text)] = text
+    length = ctypes.c_uint32(len(buffer))
+    place = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+    if _LIBC.getsockopt(sock.fileno(), level, option, place, ctypes.byref(length)) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    return buffer.raw[: length.value]
+    start = len(text) if room else 0
+    return bytes(memoryview(buffer)[start : length.value])
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -128,292 +104,3 @@ def _cause(version: int, table: str, error: OSError) -> str:
         return "firewall: read the tables: CAP_NET_ADMIN is needed (run it with sudo)"
     name = errno.errorcode.get(error.errno or 0, "")
     return f"firewall: read IPv{version} table {table}: {name}: {error.strerror}"
-
-
-# -- decoding -----------------------------------------------------------------------------------
-
-
-class _Entry(NamedTuple):
-    offset: int
-    head: bytes
-    matches: tuple[tuple[str, int, bytes], ...]
-    target: tuple[str, int, bytes]
-    raw: bytes
-
-
-def decode(version: int, info: bytes, blob: bytes) -> Table:
-    """What the two answers say."""
-    layout = LAYOUTS[version]
-    _, valid, *numbers = _INFO.unpack(info)
-    starts, ends = numbers[:5], numbers[5:10]
-    raws = list(_raws(layout, blob))
-    heads = {starts[hook]: name for hook, name in enumerate(HOOKS) if valid >> hook & 1}
-    tails = {ends[hook]: name for hook, name in enumerate(HOOKS) if valid >> hook & 1}
-    for offset, raw, target in raws:
-        if raw[target + 2 : target + 8] == b"ERROR\0":
-            name, _ = _extension(raw, target)
-            heads[offset + len(raw)] = _text(name[2])
-    chains: dict[str, list[Rule]] = {}
-    policies: dict[str, str] = {}
-    current: list[Rule] = []
-    for offset, raw, target in raws:
-        if offset in heads:
-            current = chains.setdefault(heads[offset], [])
-        if raw[target + 2 : target + 8] == b"ERROR\0":
-            continue
-        rule = _remembered(version, layout, offset, raw, target, heads)
-        if offset in tails:
-            policies[tails[offset]] = rule.target
-        else:
-            current.append(rule)
-    # A user chain's last entry is the RETURN that the library adds to each.
-    return Table(
-        {n: tuple(rules if n in policies else rules[:-1]) for n, rules in chains.items()}, policies
-    )
-
-
-_READ: dict[bytes, Rule] = {}
-"""What entries said that were read before, by their bytes without counters: a daemon, and whoever
-reads a table twice, meets thousands of published ports again and again."""
-REMEMBERED = 50_000
-
-
-def _remembered(
-    version: int, layout: _Layout, offset: int, raw: bytes, target: int, heads: dict[int, str]
-) -> Rule:
-    if not raw[target + 2]:
-        # A verdict, or a jump: to the place of a chain, which changes with every commit.
-        return _rule(version, _entry(layout, offset, raw, target), heads)
-    key = (
-        bytes((version,))
-        + raw[: layout.cache]
-        + raw[layout.cache + 4 : layout.cache + 8]
-        + raw[layout.size :]
-    )
-    rule = _READ.get(key)
-    if rule is None:
-        rule = _rule(version, _entry(layout, offset, raw, target), heads)
-        if len(_READ) >= REMEMBERED:
-            _READ.clear()
-        _READ[key] = rule
-    return rule
-
-
-def _raws(layout: _Layout, blob: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Each entry's offset, its bytes, and where its target begins in them."""
-    offset, size = 0, len(blob)
-    while offset < size:
-        target, following = _SIZES.unpack_from(blob, offset + layout.cache + 4)
-        yield offset, blob[offset : offset + following], target
-        offset += following
-
-
-def _entry(layout: _Layout, offset: int, raw: bytes, target: int) -> _Entry:
-    matches, place = [], layout.size
-    while place < target:
-        extension, size = _extension(raw, place)
-        matches.append(extension)
-        place += size
-    return _Entry(offset, raw[: layout.cache], tuple(matches), _extension(raw, target)[0], raw)
-
-
-def _extension(raw: bytes, place: int) -> tuple[tuple[str, int, bytes], int]:
-    size, name, revision = _HEAD.unpack_from(raw, place)
-    return (_text(name), revision, raw[place + _HEAD.size : place + size]), size
-
-
-def _text(data: bytes) -> str:
-    return data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-
-
-def _rule(version: int, entry: _Entry, heads: dict[int, str]) -> Rule:
-    """The entry in our words, or in its own bytes where these do not reach."""
-    target, goal, plain = _target(version, entry, heads)
-    known: dict[str, object] = {}
-    for name, revision, data in entry.matches:
-        word, value = _match(name, revision, data)
-        plain = plain and bool(word) and word not in known
-        known[word] = value
-        if word in ("ports", "icmp"):
-            known["layer4"] = "ipv6-icmp" if name == "icmp6" else name
-    source, destination, rest = _addresses(version, entry.head)
-    in_link, out_link = _link(rest[:16], rest[32:48]), _link(rest[16:32], rest[48:64])
-    comment = str(known.get("comment", ""))
-    groups = cast(tuple[int, int], known.get("groups", (0, 0)))
-    protocol, inverted = _flags(version, entry.head[LAYOUTS[version].flags :])
-    if (
-        not plain
-        or protocol is None
-        or (inverted and not in_link)
-        or known.get("layer4", protocol) != protocol
-        or in_link is None
-        or out_link is None
-        or isinstance(source, bytes)
-        or isinstance(destination, bytes)
-    ):
-        # See _flags: which of the ends are turned around (1 in, 2 out).
-        turned = entry.head[LAYOUTS[version].flags + {4: 3, 6: 4}[version]]
-        ends = ("" if turned & 1 else in_link or "", "" if turned & 2 else out_link or "")
-        return Rule(target, comment, other=_bare(version, entry), ends=ends)
-    return Rule(
-        target=target,
-        comment=comment,
-        in_link="" if inverted else in_link,
-        not_in_link=in_link if inverted else "",
-        out_link=out_link,
-        source=source,
-        destination=destination,
-        replies="replies" in known,
-        bridged="bridged" in known,
-        in_group=groups[0],
-        out_group=groups[1],
-        astray="astray" in known,
-        translated="translated" in known,
-        local="local" in known,
-        protocol=protocol,
-        ports=cast(tuple[int, int], known.get("ports", (0, 0))),
-        icmp=cast(int, known.get("icmp", 0)),
-        to=goal,
-    )
-
-
-Goal = tuple[Address, int, int, int]
-
-
-def _target(version: int, entry: _Entry, heads: dict[int, str]) -> tuple[str, Goal | None, bool]:
-    """A verdict, a chain or an extension, DNAT's destination, and whether there is no more to it."""
-    name, revision, data = entry.target
-    if name == "DNAT":
-        goal = _goal(version, data) if revision == 2 else None
-        return name, goal, goal is not None
-    if name:
-        flags = data[4:8] if version == 4 else data[:4]
-        return name, None, name == "MASQUERADE" and revision == 0 and not any(flags)
-    verdict = struct.unpack_from("=i", data)[0]
-    if verdict < 0:
-        return VERDICTS.get(verdict, "?"), None, verdict in VERDICTS
-    if verdict == entry.offset + len(entry.raw):
-        return "", None, False  # A rule without a target: it only counts.
-    return heads.get(verdict, "?"), None, verdict in heads
-
-
-def _goal(version: int, data: bytes) -> Goal | None:
-    """One address and a run of ports, out of an nf_nat_range2; None: something else."""
-    # linux/netfilter/nf_nat.h: flags (1 addresses, 2 ports, 0x20 shifted), two addresses, the first
-    # and last port, and the packet's port that meets the first; numbers in network order.
-    flags = struct.unpack_from("=I", data)[0]
-    width = BITS[version] // 8
-    low, high = data[4 : 4 + width], data[20 : 20 + width]
-    first, last, base = struct.unpack_from("!HHH", data, 36)
-    if low != high or flags not in (3, 0x23):
-        return None
-    address = Address(version, int.from_bytes(low, "big"))
-    return address, first, last, base if flags & 0x20 else first
-
-
-def _flags(version: int, data: bytes) -> tuple[str | None, bool]:
-    """The protocol (""; any; None: one that is not ours, or more flags), and whether the incoming
-    link is the one that it must not be."""
-    # ipt_ip: u16 protocol, u8 flags, u8 inverted. ip6t_ip6: u16 protocol, u8 class, u8 flags (1: the
-    # protocol counts), u8 inverted. Inverted 1: the incoming link.
-    number = struct.unpack_from("=H", data)[0]
-    flags = data[2] if version == 4 else data[3]
-    inverted = data[3] if version == 4 else data[4]
-    more = b"" if version == 4 else data[2:3] + data[5:]
-    counts = 1 if version == 6 and number else 0
-    if any(more) or flags != counts or inverted > 1:
-        return None, False
-    return ("" if not number else PROTOCOLS.get(number)), inverted == 1
-
-
-def _match(name: str, revision: int, data: bytes) -> tuple[str, object]:
-    """The word of ours that a match stands for, or none."""
-    if name == "comment":
-        return "comment", _text(data)
-    if name == "conntrack" and revision == 3:
-        # xt_conntrack_mtinfo3: match_flags, invert_flags, state_mask. Bit 0: only the state
-        # counts; states 2 and 4: ESTABLISHED and RELATED.
-        # State 128: the destination was translated.
-        words = {(1, 0, 6): "replies", (1, 0, 128): "translated"}
-        return words.get(struct.unpack_from("=HHH", data, 146), ""), True
-    if name in ("tcp", "udp", "sctp"):
-        run = _destination_ports(name, data)
-        return ("ports", run) if run else ("", 0)
-    if name == "icmp6" and data[1:4] == b"\0\xff\0":
-        return "icmp", data[0]  # ip6t_icmp: type, first and last code, inverted.
-    if name == "addrtype" and revision == 1:
-        # xt_addrtype_info_v1: source, destination (4: RTN_LOCAL is 2, so bit 2), flags.
-        return ("local", True) if struct.unpack_from("=HHI", data) == (0, 4, 0) else ("", 0)
-    if name == "physdev" and data[64:66] == b"\0\4":
-        return "bridged", True  # xt_physdev_info: invert, bitmask (4: is-bridged).
-    if name == "devgroup":
-        # xt_devgroup_info: flags (1 source, 2 source inverted, 4 and 8 destination), group and mask
-        # of each.
-        flags, source, source_mask, target, target_mask = struct.unpack_from("=5I", data)
-        whole = 0xFFFFFFFF
-        if not flags & 10 and all(
-            mask == whole and group if flags & bit else not group
-            for bit, group, mask in ((1, source, source_mask), (4, target, target_mask))
-        ):
-            return "groups", (source, target)
-    if name == "rpfilter" and data[:1] == b"\10":
-        return "astray", True  # xt_rpfilter_info: flags (8: inverted).
-    return "", None
-
-
-def _destination_ports(name: str, data: bytes) -> tuple[int, int] | None:
-    """The run of destination ports, where the match asks for nothing else."""
-    if name == "sctp":
-        # xt_sctp_info: destination and source ports, chunks, flags (2: destination ports), inverted.
-        flags, inverted = struct.unpack_from("=II", data, 284)
-        first, last = struct.unpack_from("=HH", data)
-        return (first, last) if (flags, inverted) == (2, 0) else None
-    # xt_tcp, xt_udp: source and destination ports, then for TCP an option and flags, inverted.
-    source, first, last = struct.unpack_from("=I", data)[0], *struct.unpack_from("=HH", data, 4)
-    rest = data[8:12] if name == "tcp" else data[8:9]
-    return (first, last) if source == 0xFFFF0000 and not any(rest) else None
-
-
-def _addresses(
-    version: int, head: bytes
-) -> tuple[Subnet | bytes | None, Subnet | bytes | None, bytes]:
-    """Source, destination (None: any; b"": none that a prefix can say) and what follows."""
-    width = BITS[version] // 8
-    # ipt_ip holds src, dst, smsk, dmsk; ip6t_ip6 too.
-    parts = [head[i * width : (i + 1) * width] for i in range(4)]
-    return (
-        _subnet(version, parts[0], parts[2]),
-        _subnet(version, parts[1], parts[3]),
-        head[4 * width :],
-    )
-
-
-def _subnet(version: int, address: bytes, mask: bytes) -> Subnet | bytes | None:
-    value, bits = int.from_bytes(address, "big"), int.from_bytes(mask, "big")
-    if not value and not bits:
-        return None
-    prefix = bits.bit_count()
-    whole = (1 << BITS[version]) - 1
-    if bits != whole ^ whole >> prefix or value & ~bits:
-        return b""
-    return Subnet(version, value, prefix)
-
-
-def _link(name: bytes, mask: bytes) -> str | None:
-    """A link by its whole name; "": any; None: a pattern, or a mask that compares less."""
-    text = name.rstrip(b"\0")
-    expected = b"\xff" * (len(text) + 1) if text else b""
-    if mask != expected.ljust(16, b"\0") or b"\0" in text:
-        return None
-    return text.decode("utf-8", "surrogateescape")
-
-
-def _bare(version: int, entry: _Entry) -> bytes:
-    """The entry without what changes by itself: counters, cache, places in the table."""
-    layout, raw = LAYOUTS[version], bytearray(entry.raw)
-    raw[layout.cache : layout.cache + 4] = bytes(4)
-    raw[layout.cache + 8 : layout.size] = bytes(layout.size - layout.cache - 8)
-    if not entry.target[0]:
-        place = struct.unpack_from("=H", raw, layout.cache + 4)[0] + _HEAD.size
-        raw[place : place + 4] = bytes(4)
-    return bytes(raw)

@@ -90,8 +90,9 @@ class Nftables:
         lines = nftset.element_lines("add", want, nftbridge.elements(senders))
         _nft("admit addresses", "-f", "-", text="\n".join(lines) + "\n")
 
-    def dismiss(self, before: Iterable[Sender], now: Iterable[Sender]) -> None:
-        """Take elements of these away but for what they have now. Raises FirewallError."""
+    def strike(self, before: Iterable[Sender], now: Iterable[Sender]) -> None:
+        """Take elements of these away but for what they have now, whatever the policy is. Raises
+        FirewallError."""
         stays = nftbridge.elements(now)
         gone = {
             name: {key: one for key, one in elements.items() if key not in stays[name]}
@@ -105,6 +106,20 @@ class Nftables:
             line for verb in ("add", "delete") for line in nftset.element_lines(verb, want, gone)
         ]
         _nft("dismiss addresses", "-f", "-", text="\n".join(lines) + "\n")
+
+    def dismiss(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
+        """Take elements away; see `Backend`."""
+        if not present(nfnl.BRIDGE):
+            return
+        want = nftbridge.EMPTY._replace(shapes=nftbridge.SHAPES)
+        lines = nftset.element_lines("delete", want, nftbridge.elements(senders))
+        try:
+            _nft("dismiss addresses", "-f", "-", text="\n".join(lines) + "\n")
+        except FirewallError:
+            self.replace(policy)  # some of them were gone already
+
+    def stand_by(self, *, wanted: bool) -> None:
+        """Nothing: it has nothing to load; see `Backend`."""
 
     def remove(self) -> None:
         """Take all of ours away; see `Backend`."""
@@ -138,19 +153,10 @@ class Nftables:
         bridged = [version for version, path in BRIDGE_SYSCTL.items() if os.path.exists(path)]
         if policy.kept or policy.kept_ports:
             return nft.wanted(policy, have=have, bridged=bridged)  # it depends on what stands
-        if self._asked is None or not _same(self._asked[0], policy) or self._asked[1] != bridged:
+        if self._asked is None or not self._asked[0].is_as(policy) or self._asked[1] != bridged:
             self._want = nft.wanted(policy, have=have, bridged=bridged)
             self._asked = (policy, bridged)
         return self._want
-
-
-def _same(one: Policy, other: Policy) -> bool:
-    """Whether both were made of the same; to compare thousands of ports one by one takes long."""
-    return (
-        one.networks is other.networks
-        and one.publications is other.publications
-        and (one.guards, one.kept, one.kept_ports) == (other.guards, other.kept, other.kept_ports)
-    )
 
 
 def _removable() -> list[int]:

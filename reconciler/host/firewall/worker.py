@@ -1,31 +1,30 @@
-"""`python -m reconciler.host.firewall.worker`: one commit a table, through python-iptables.
+"""`python -m reconciler.host.firewall.worker`: edits of the tables, through python-iptables.
 
-One process serves one IP version: once libxtables has looked an extension up for one of them, it
-may not find it for the other (MASQUERADE of iptables 1.8.9). The worker reads a Request from stdin
-and writes an Answer to stdout. The tables are read by `kernel`: before the commit to know what
-differs, and after it to see that the kernel holds what was meant. Nothing of this file is imported
-by the rest of the program.
+It loads the library and waits. For each turn (see `standby.py`) it forks, and the child serves it: the
+lock, and one commit a table. One turn serves one IP version: once libxtables has looked an extension
+up for one of them, it may not find it for the other (MASQUERADE of iptables 1.8.9). Nothing of this
+file is imported by the rest of the program.
 """
 
 import contextlib
 import ctypes
 import ctypes.util
 import fcntl
+import gc
 import importlib.util
 import os
 import signal
 import struct
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
-
 from reconciler.core import xtables
 from reconciler.core.errors import FirewallError
-from reconciler.host.firewall import kernel
-from reconciler.host.firewall.iptables import Answer, Request, State, state
+from reconciler.host.firewall import decoding
+from reconciler.host.firewall.standby import Answer, Begin, Change, receive, send
 
 LOCK = "/run/xtables.lock"
 LIBRARIES = {
@@ -119,24 +118,30 @@ def load() -> Any:
     return iptc
 
 
-def commit(iptc: Any, s: State) -> None:
+def kind_of(iptc: Any, version: int) -> Any:
+    """The library's tables of an IP version."""
+    return iptc.Table if version == 4 else iptc.Table6
+
+
+def commit(iptc: Any, version: int, change: Change) -> None:
     """Edit one table, in one commit."""
-    kind, low = (iptc.Table, iptc.ip4tc.iptc) if s.version == 4 else (iptc.Table6, iptc.ip6tc.ip6tc)
-    where = f"IPv{s.version} table {s.table}"
+    kind = kind_of(iptc, version)
+    low = iptc.ip4tc.iptc if version == 4 else iptc.ip6tc.ip6tc
     try:
-        table = kind(s.table, autocommit=False)
-        kind.existing_table_names[s.table] = True
-        for edit in s.edits:
+        # The library keeps the one that was opened in this turn.
+        table = kind(change.table, autocommit=False)
+        kind.existing_table_names[change.table] = True
+        for edit in change.steps:
             if edit.verb == "new":
                 table.create_chain(edit.chain)
             elif edit.verb == "flush":
                 table.flush_entries(edit.chain)
             elif edit.verb == "append":
                 assert edit.rule is not None
-                table.append_entry(edit.chain, entry(iptc, s.version, edit.rule))
+                table.append_entry(edit.chain, entry(iptc, version, edit.rule))
             elif edit.verb == "insert":
                 assert edit.rule is not None
-                table.insert_entry(edit.chain, entry(iptc, s.version, edit.rule), edit.number - 1)
+                table.insert_entry(edit.chain, entry(iptc, version, edit.rule), edit.number - 1)
             elif edit.verb == "delete":
                 name = edit.chain.encode()
                 if low.iptc_delete_num_entry(name, edit.number - 1, table._handle) != 1:
@@ -144,10 +149,11 @@ def commit(iptc: Any, s: State) -> None:
             else:
                 table.delete_chain(edit.chain)
         table.commit()
-        kind.existing_table_names[s.table] = False
+        kind.existing_table_names[change.table] = False
     except (iptc.IPTCError, iptc.XTablesError) as error:
         raise FirewallError(
-            f"firewall: change {where}: {error} (see `{xtables.PROGRAM[s.version]}-save`)"
+            f"firewall: change IPv{version} table {change.table}: {error} "
+            f"(see `{xtables.PROGRAM[version]}-save`)"
         ) from error
 
 
@@ -168,7 +174,7 @@ def entry(iptc: Any, version: int, rule: xtables.Rule) -> Any:
         ip.iniface_mask = b"\xff" * (len(rule.not_in_link) + 1)
         ip.invflags |= 1
     if rule.protocol:
-        number = next(n for n, name in kernel.PROTOCOLS.items() if name == rule.protocol)
+        number = next(n for n, name in decoding.PROTOCOLS.items() if name == rule.protocol)
         ip.proto = number
         if version == 6:
             ip.flags |= 1  # IP6T_F_PROTO: without it the number is not looked at
@@ -213,53 +219,76 @@ def entry(iptc: Any, version: int, rule: xtables.Rule) -> Any:
 def written_back(rule: xtables.Rule, version: int) -> Any:
     """A rule that is not in our words, as the kernel had it."""
     data = bytearray(rule.other)
-    place = struct.unpack_from("=H", data, kernel.LAYOUTS[version].cache + 4)[0]
+    place = struct.unpack_from("=H", data, decoding.LAYOUTS[version].cache + 4)[0]
     name = rule.target.encode("utf-8", "surrogateescape")
     # libiptc wants a verdict or a chain by its name, where the kernel has a number.
     data[place + 2 : place + 31] = name.ljust(29, b"\0")
     return (ctypes.c_ubyte * len(data)).from_buffer_copy(bytes(data))
 
 
-def work(request: Request) -> Answer:
-    """Lock, compare, commit what differs, and look again."""
-    iptc = load()
-    version, committed = request.version, []
-    before = kernel.existing(version)
-    with locked(request.lock_timeout_s):
-        for table in xtables.JUMPS:
-            found = state(request.policy, version, table, request.beside)
-            if not found.edits:
-                continue
-            if table not in before:
-                kernel.fetch(version, table)  # Tells a kernel without legacy tables apart.
-                found = state(request.policy, version, table, request.beside)
-            commit(iptc, found)
-            committed.append(f"{table} (IPv{version})")
-            left = state(request.policy, version, table, request.beside)
-            lines = left.differences
-            if lines:
-                raise FirewallError(
-                    f"firewall: check what was committed: {lines[0]} (another program changes the "
-                    "tables, or the kernel and the iptables libraries do not fit each other)"
-                )
-    created = sorted(kernel.existing(version) - before)
-    return Answer(
-        committed=tuple(committed), created=tuple(f"{table} (IPv{version})" for table in created)
-    )
+def turn(iptc: Any, out: int) -> None:
+    """Hold the lock and do as one is told, until that is enough. Raises EOFError and BrokenPipeError."""
+    begin = receive(0)
+    assert isinstance(begin, Begin)
+    try:
+        with locked(begin.lock_timeout_s):
+            send(out, Answer())
+            for table in begin.tables:  # while the parent reads them once more
+                with contextlib.suppress(iptc.IPTCError):
+                    kind_of(iptc, begin.version)(table, autocommit=False)
+            while isinstance(message := receive(0), Change):
+                try:
+                    commit(iptc, begin.version, message)
+                except FirewallError as error:
+                    send(out, Answer(str(error)))
+                else:
+                    send(out, Answer())
+    except FirewallError as error:
+        send(out, Answer(str(error)))
+    else:
+        send(out, Answer())
+
+
+def forked(iptc: Any, out: int) -> int:
+    """Have a child wait for a turn and serve it; how it ended."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = CRASHED
+    try:
+        turn(iptc, out)
+        code = SERVED
+    except (EOFError, BrokenPipeError):
+        code = ALONE
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+SERVED, CRASHED, ALONE = 0, 1, 3
 
 
 def main() -> None:
-    """Answer one request."""
-    # python-iptables and its libraries may print: what they say goes to stderr.
+    """Serve one turn after another, until the parent is gone."""
+    # python-iptables and its libraries may print: what they say goes to stderr, and what they said
+    # in a turn that went well is not kept.
     out = os.dup(1)
     os.dup2(2, 1)
-    request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+    fcntl.fcntl(2, fcntl.F_SETFL, fcntl.fcntl(2, fcntl.F_GETFL) | os.O_APPEND)
     try:
-        answer = work(request)
+        iptc = load()
     except FirewallError as error:
-        answer = Answer(error=str(error))
-    with os.fdopen(out, "wb") as file:
-        file.write(msgspec.json.encode(answer))
+        with contextlib.suppress(EOFError, BrokenPipeError):
+            receive(0)
+            send(out, Answer(str(error)))
+        return  # it may be mended: the next one looks again
+    gc.freeze()  # a child copies no page of what is here only to look for garbage
+    while (ended := forked(iptc, out)) == SERVED:
+        os.ftruncate(2, 0)
+    if ended != ALONE:
+        with contextlib.suppress(BrokenPipeError):
+            send(out, Answer(str(ended), broken=True))
 
 
 if __name__ == "__main__":

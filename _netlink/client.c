@@ -1,0 +1,160 @@
+/* runcnet-hook: what a runtime calls in the place of `runcnet`, for a daemon is quicker than a new
+ * interpreter. It hands the call over by the daemon's socket, and says what that answers.
+ *
+ * config.json: "path": ".../runcnet-hook", "args": ["/usr/bin/runcnet", "hook", "createRuntime",
+ * ...]. Where no daemon is, or it sends us away, args[0] is run, which does the same by itself. */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum {
+    ELSEWHERE = 75,
+    STATE_MAX = (1 << 20) + 1, /* one byte more than whoever reads it takes */
+    PATIENCE_MS = 120 * 1000
+};
+
+static const char RUN_DIR[] = "/run/runcnet";
+
+/* The value of the option --run-dir, in either of its forms. */
+static const char *run_dir(int argc, char **argv)
+{
+    static const char option[] = "--run-dir";
+    const size_t length = sizeof option - 1;
+    const char *found = RUN_DIR;
+
+    for (int i = 1; i < argc; i++) {
+        if (strncmp(argv[i], option, length))
+            continue;
+        if (argv[i][length] == '=')
+            found = argv[i] + length + 1;
+        else if (!argv[i][length] && i + 1 < argc)
+            found = argv[i + 1];
+    }
+    return found;
+}
+
+static int call(const char *directory)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    int length = snprintf(name.sun_path, sizeof name.sun_path, "%s/daemon.sock", directory);
+
+    if (length < 0 || (size_t)length >= sizeof name.sun_path)
+        return -1;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&name, sizeof name)) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static int write_all(int fd, const char *data, size_t size)
+{
+    while (size) {
+        ssize_t done = send(fd, data, size, MSG_NOSIGNAL);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return -1;
+        data += done;
+        size -= (size_t)done;
+    }
+    return 0;
+}
+
+/* Read to the end, or until it is full. */
+static size_t read_all(int fd, char *data, size_t room)
+{
+    size_t used = 0;
+
+    while (used < room) {
+        ssize_t got = read(fd, data + used, room - used);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            break;
+        used += (size_t)got;
+    }
+    return used;
+}
+
+/* Hand the call over; answers with the exit code. */
+static int ask(int fd, int argc, char **argv, const char *state, size_t size)
+{
+    static char answer[(1 << 16) + 64];
+    char count[16];
+    int length = snprintf(count, sizeof count, "%d", argc - 1);
+
+    if (write_all(fd, count, (size_t)length + 1))
+        return ELSEWHERE;
+    for (int i = 1; i < argc; i++)
+        if (write_all(fd, argv[i], strlen(argv[i]) + 1))
+            return ELSEWHERE;
+    if (write_all(fd, state, size) || shutdown(fd, SHUT_WR))
+        return ELSEWHERE;
+    struct pollfd waited = {.fd = fd, .events = POLLIN};
+    while (poll(&waited, 1, PATIENCE_MS) < 0 && errno == EINTR)
+        ;
+    if (!waited.revents) {
+        fputs("runcnet-hook: the daemon does not answer (see its log)\n", stderr);
+        return 1;
+    }
+    size_t used = read_all(fd, answer, sizeof answer - 1);
+    answer[used] = 0;
+    char *text = strchr(answer, '\n');
+    if (!text)
+        return ELSEWHERE;
+    if (text[1])
+        fprintf(stderr, "%s\n", text + 1);
+    return atoi(answer);
+}
+
+/* What was read from stdin is there again for who comes after us. */
+static int put_back(const char *state, size_t size)
+{
+    int fd = memfd_create("state", 0);
+
+    if (fd < 0 || write(fd, state, size) != (ssize_t)size || lseek(fd, 0, SEEK_SET))
+        return -1;
+    int done = dup2(fd, STDIN_FILENO);
+    if (fd != STDIN_FILENO)
+        close(fd);
+    return done;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        fputs("runcnet-hook: to be called by a runtime, as `runcnet hook STAGE` is\n", stderr);
+        return 64;
+    }
+    int fd = call(run_dir(argc, argv));
+    if (fd >= 0) {
+        static char state[STATE_MAX];
+        size_t size = read_all(STDIN_FILENO, state, sizeof state);
+        int code = ask(fd, argc, argv, state, size);
+        close(fd);
+        if (code != ELSEWHERE)
+            return code;
+        if (put_back(state, size) < 0) {
+            perror("runcnet-hook: the state cannot be passed on");
+            return 1;
+        }
+    }
+    if (strchr(argv[0], '/'))
+        execv(argv[0], argv);
+    else
+        execvp(argv[0], argv);
+    fprintf(stderr, "runcnet-hook: %s: %s (args[0] is the runcnet program)\n", argv[0],
+            strerror(errno));
+    return 1;
+}

@@ -1,0 +1,168 @@
+"""Hooks served by the daemon: attaching and taking away by a small pass, where that does."""
+
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+from reconciler.attaching import attachment_of, check_free, failure, first_address, refusal
+from reconciler.core.agenda import ALL
+from reconciler.core.attached import Attachment
+from reconciler.core.errors import LockedError, RuncnetError
+from reconciler.core.request import ATTACHING, Request
+from reconciler.core.spec import Loaded
+from reconciler.hook import asked, options_for
+from reconciler.host import ipfile, lock
+from reconciler.keeper import Keeper
+from reconciler.options import Parser, common, settings_of
+from reconciler.part import Widen
+from reconciler.prospect import Settings
+
+
+class ElsewhereError(Exception):
+    """The call is meant for other folders than this daemon's."""
+
+
+def understood(words: Sequence[str], stdin: bytes, settings: Settings) -> Request:
+    """The call that a command line `hook STAGE ...` makes.
+
+    Raises RuncnetError, and ElsewhereError where this daemon is not the one to serve it.
+    """
+    if not words or words[0] != "hook":
+        raise ElsewhereError
+    parser = Quiet(prog="runcnet hook", parents=[common()])
+    options_for(parser)
+    options = parser.parse_args(words[1:])
+    theirs = settings_of(options)
+    firewall = settings.firewall if theirs.firewall == "auto" else theirs.firewall
+    mine = (settings.config_dirs, settings.state_dir, settings.netns_dir, settings.run_dir)
+    if mine != (theirs.config_dirs, theirs.state_dir, theirs.netns_dir, theirs.run_dir) or (
+        firewall != settings.firewall
+    ):
+        raise ElsewhereError
+    return asked(options, stdin)
+
+
+class Quiet(Parser):
+    """Leaves it to the caller's own process to say what is wrong with a command line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ElsewhereError
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise ElsewhereError
+
+
+class Guests:
+    """Attachments, as the daemon makes and ends them."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    def serve(self, request: Request) -> None:
+        """Do it. Raises RuncnetError, and LockedError at once where somebody else is at work."""
+        settings = self._keeper.settings
+        with lock.hold(settings.run_dir, settings.state_dir, timeout_s=0):
+            self._catch_up()
+            try:
+                if request.stage in ATTACHING:
+                    self._attach(request)
+                else:
+                    self._detach(request.name)
+            finally:
+                self._keeper.shelf.newcomer = ""
+                self._keeper.books.settle()
+
+    def _catch_up(self) -> None:
+        """Know what is declared and what stands, before anything is decided by it."""
+        k = self._keeper
+        stale = k.books.renew()
+        stale = k.settled_trial() or stale
+        if stale or k.world is None or ALL in k.agenda.due(time.monotonic()):
+            k.whole()
+        if k.world is None:
+            raise LockedError("files are changing")  # it is tried again
+
+    def _attach(self, request: Request) -> None:
+        k = self._keeper
+        store, record = k.books.store, k.books.record
+        one = attachment_of(request)
+        check_free(one, store, record)
+        k.shelf.newcomer = one.name
+        store.save_attachment(one)
+        record.note_spaces({one.name: one.cookie})
+        why = "it cannot be judged"
+        try:
+            why = self._join(one)
+            if not why and one.ip_file:
+                assert k.last is not None  # a pass was made
+                ipfile.write(one.ip_file, first_address(k.last[0], one))
+        except BaseException:
+            self._detach(one.name)
+            raise
+        if why:
+            self._detach(one.name)
+            raise RuncnetError(f"{one.name}: {why}")
+
+    def _join(self, one: Attachment) -> str:
+        """Make it; answers why it is not as it should be."""
+        if self._declare(one.name, one):
+            try:
+                self._keeper.part(frozenset({f"container/{one.name}"}))
+            except Widen:
+                pass
+            else:
+                if not self._verdict(one):
+                    return ""
+        # What is refused is refused by who has looked at everything.
+        self._whole()
+        return self._verdict(one)
+
+    def _whole(self, *, leaving: str = "") -> None:
+        self._keeper.last = None
+        self._keeper.whole(leaving=leaving)
+        if self._keeper.last is None:
+            raise LockedError("files are changing")  # it is tried again
+
+    def _declare(self, name: str, one: Attachment | None) -> bool:
+        """Take it into what is declared, or out again; whether a small pass will do."""
+        k = self._keeper
+        assert k.world is not None  # we have caught up
+        if k.books.store.trials.pending() or k.books.store.trials.doubts():
+            return False
+        declared = k.shelf.read_again((), k.books.store.memory, {name: one})
+        names = k.world.differing(declared)
+        if names is None:
+            return False
+        k.world.declare(declared, names)
+        return True
+
+    def _verdict(self, one: Attachment) -> str:
+        k = self._keeper
+        assert k.last is not None  # a pass was made
+        prospect, report = k.last
+
+        def alone() -> Loaded:
+            memory = k.books.store.memory
+            found = k.shelf.read_again((), memory, {one.name: None}).loaded
+            k.shelf.read_again((), memory, {one.name: one})
+            return found
+
+        return refusal(prospect, one, alone) or failure(report, one)
+
+    def _detach(self, name: str) -> None:
+        k = self._keeper
+        one = k.books.store.attachments([name]).get(name)
+        if one is None:
+            return
+        small = self._declare(name, None)
+        try:
+            if not small:
+                raise Widen("what else is declared is to be judged again")
+            k.part(frozenset({f"container/{name}"}), leaving=name)
+        except Widen:
+            k.books.store.save_attachment(one)
+            self._whole(leaving=name)
+        assert k.last is not None  # a pass was made
+        wrong = failure(k.last[1], one)
+        if wrong:
+            raise RuncnetError(f"{name}: {wrong}")
