@@ -11,6 +11,7 @@ BENCH_PACKAGES = containernetworking-plugins netavark iperf3
 PYTHON ?= $(shell for p in python3 /usr/bin/python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV = .venv
+BENCH_VENV = build/bench
 RUN = $(VENV)/bin/python
 WARNINGS = -std=gnu11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 C_FILES = $(wildcard _netlink/*.[ch] benchmarks/*.c tests/c/*.c)
@@ -37,8 +38,9 @@ lint: test-setup
 
 bench: setup
 	@sh tests/support/packages.sh $(BENCH_PACKAGES)
-	$(RUN) -m pip install -q -e '.[bench]'
-	$(RUN) -m benchmarks.bench
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install -q '.[bench]'
+	$(BENCH_VENV)/bin/python -m benchmarks.bench
 
 bench-quick: setup
 	$(RUN) -m benchmarks.bench --quick

@@ -3,15 +3,12 @@
 #define _GNU_SOURCE
 #include "scan.h"
 #include "digest.h"
+#include "question.h"
 #include "rtnl_api.h"
 #include "socket.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fib_rules.h>
-#include <linux/if_addr.h>
-#include <linux/if_link.h>
-#include <linux/neighbour.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stddef.h>
@@ -20,110 +17,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SKIP_STATS (1 << 3) /* RTEXT_FILTER_SKIP_STATS: half of a link's message */
-#define RECEIVE (256 * 1024)
-#define TORN_TRIES 50
 #define FEW_LINKS 32 /* from more on, one dump of all is the cheaper question */
 
-/* What is dumped: a message's type, and the family where it makes a difference (else 0). */
-struct table {
-    uint16_t type;
-    uint8_t family;
-};
-
-static const struct table NEIGHBOURS = {RTM_GETNEIGH, AF_UNSPEC};
-static const struct table BRIDGED = {RTM_GETNEIGH, AF_BRIDGE};
-
-/* `index`: ask for the rows of that link alone (0: of all). Rules belong to none. */
-static int ask(int fd, struct table table, int32_t index, uint32_t sequence)
-{
-    struct {
-        struct nlmsghdr header;
-        union {
-            struct ifinfomsg link;
-            struct ifaddrmsg address;
-            struct rtmsg route;
-            struct fib_rule_hdr rule;
-            struct ndmsg neighbour;
-            char room[32];
-        } body;
-    } request;
-    size_t size = sizeof(struct rtmsg);
-    uint16_t type = table.type, by_link = 0;
-
-    memset(&request, 0, sizeof request);
-    if (type == RTM_GETLINK) {
-        struct rtattr mask = {RTA_LENGTH(4), IFLA_EXT_MASK};
-        uint32_t value = SKIP_STATS;
-        size = sizeof(struct ifinfomsg);
-        memcpy(request.body.room + size, &mask, sizeof mask);
-        memcpy(request.body.room + size + sizeof mask, &value, sizeof value);
-        size += sizeof mask + sizeof value;
-    } else if (type == RTM_GETADDR) {
-        size = sizeof(struct ifaddrmsg);
-        request.body.address.ifa_index = (uint32_t)index;
-    } else if (type == RTM_GETRULE) {
-        size = sizeof(struct fib_rule_hdr);
-    } else if (type == RTM_GETNEIGH) {
-        size = sizeof(struct ndmsg);
-        request.body.neighbour.ndm_family = table.family;
-        by_link = NDA_IFINDEX;
-    } else if (type == RTM_GETROUTE) {
-        by_link = RTA_OIF;
-    }
-    if (by_link && index) {
-        struct rtattr link = {RTA_LENGTH(4), by_link};
-        memcpy(request.body.room + size, &link, sizeof link);
-        memcpy(request.body.room + size + sizeof link, &index, sizeof index);
-        size += sizeof link + sizeof index;
-    }
-    request.header.nlmsg_len = (uint32_t)NLMSG_LENGTH(size);
-    request.header.nlmsg_type = type;
-    request.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-    request.header.nlmsg_seq = sequence;
-    return send(fd, &request, request.header.nlmsg_len, 0) < 0 ? -errno : 0;
-}
-
-static int dump_once(struct rcn_scan *scan, struct rcn_space *space, int fd, struct table table,
-                     int32_t index, uint32_t sequence, char *buffer)
-{
-    int done = ask(fd, table, index, sequence);
-
-    while (!done) {
-        ssize_t got = recv(fd, buffer, RECEIVE, 0);
-        if (got < 0) {
-            if (errno == EINTR)
-                continue;
-            return -errno;
-        }
-        done = rcn_scan_parse(scan, space, buffer, (size_t)got, sequence);
-    }
-    return done < 0 ? done : 0;
-}
-
-/* What is left of a torn dump must not be taken for the answer to the next question: it carries an
- * old sequence number, and is passed over by that. */
-static int dump(struct rcn_scan *scan, struct rcn_space *space, int fd, struct table table,
-                int32_t index, uint32_t *sequence, char *buffer)
-{
-    struct rcn_space before = *space;
-    size_t used[6];
-    int error = 0;
-
-    memcpy(used, scan->used, sizeof used);
-    for (int i = 0; i < TORN_TRIES; i++) {
-        error = dump_once(scan, space, fd, table, index, ++*sequence, buffer);
-        if (error != -EINTR && error != -EBUSY)
-            return error;
-        *space = before;
-        memcpy(scan->used, used, sizeof used);
-        /* The rest of the torn answer is still to come, and the kernel refuses a second dump
-         * before. */
-        while (recv(fd, buffer, RECEIVE, MSG_DONTWAIT) > 0)
-            ;
-    }
-    return error;
-}
+static const struct rcn_table NEIGHBOURS = {RTM_GETNEIGH, AF_UNSPEC};
+static const struct rcn_table BRIDGED = {RTM_GETNEIGH, AF_BRIDGE};
 
 static int read_sysctls(struct rcn_scan *scan, struct rcn_space *space, struct rcn_procfs *proc,
                         const char *const *names, uint32_t n_names)
@@ -142,60 +39,6 @@ static int read_sysctls(struct rcn_scan *scan, struct rcn_space *space, struct r
             return -ENOMEM;
         text[0] = fd < 0 ? '-' : '+';
         memcpy(text + 1, value, (size_t)size);
-    }
-    return 0;
-}
-
-/* One question with one answer. */
-static int ask_one(struct rcn_scan *scan, struct rcn_space *space, int fd, const void *request,
-                   size_t size, uint32_t sequence, char *buffer)
-{
-    ssize_t got;
-
-    if (send(fd, request, size, 0) < 0)
-        return -errno;
-    do
-        got = recv(fd, buffer, RECEIVE, 0);
-    while (got < 0 && errno == EINTR);
-    if (got < 0)
-        return -errno;
-    int error = rcn_scan_parse(scan, space, buffer, (size_t)got, sequence);
-    return error < 0 ? error : 0;
-}
-
-/* The neighbours behind link routes of ours, one question each. What is not there is no error. */
-static int read_gateways(struct rcn_scan *scan, struct rcn_space *space, int fd, uint32_t *sequence,
-                         char *buffer)
-{
-    size_t size = sizeof(struct rcn_route);
-    size_t first = scan->used[RCN_ROUTES] - space->n_routes * size;
-
-    for (uint32_t i = 0; i < space->n_routes; i++) {
-        struct rcn_route route;
-        memcpy(&route, scan->rows[RCN_ROUTES] + first + i * size, sizeof route);
-        size_t width = route.family == AF_INET6 ? 16 : 4;
-        if (route.has_via || route.protocol != RCN_PROTOCOL || route.prefix != width * 8)
-            continue;
-        struct {
-            struct nlmsghdr header;
-            struct ndmsg neighbour;
-            struct rtattr attribute;
-            uint8_t address[16];
-        } request;
-        memset(&request, 0, sizeof request);
-        request.header.nlmsg_len =
-            (uint32_t)(NLMSG_LENGTH(sizeof(struct ndmsg)) + RTA_LENGTH(width));
-        request.header.nlmsg_type = RTM_GETNEIGH;
-        request.header.nlmsg_flags = NLM_F_REQUEST;
-        request.header.nlmsg_seq = ++*sequence;
-        request.neighbour.ndm_family = route.family;
-        request.neighbour.ndm_ifindex = route.index;
-        request.attribute.rta_type = NDA_DST;
-        request.attribute.rta_len = (uint16_t)RTA_LENGTH(width);
-        memcpy(request.address, route.to, width);
-        int error = ask_one(scan, space, fd, &request, request.header.nlmsg_len, *sequence, buffer);
-        if (error && error != -ENOENT && error != -ENODEV)
-            return error;
     }
     return 0;
 }
@@ -232,47 +75,6 @@ static uint64_t digest_of(struct rcn_scan *scan, const struct rcn_space *space,
     return rcn_digest_end(&all);
 }
 
-/* Single links by number instead of a dump of all: a host has thousands. */
-static int read_links(struct rcn_scan *scan, struct rcn_space *space, int fd, const int32_t *links,
-                      uint32_t n_links, uint32_t *sequence, char *buffer)
-{
-    for (uint32_t i = 0; i < n_links; i++) {
-        struct {
-            struct nlmsghdr header;
-            struct ifinfomsg link;
-            struct rtattr attribute;
-            uint32_t mask;
-        } request;
-        memset(&request, 0, sizeof request);
-        request.header.nlmsg_len = sizeof request;
-        request.header.nlmsg_type = RTM_GETLINK;
-        request.header.nlmsg_flags = NLM_F_REQUEST;
-        request.header.nlmsg_seq = ++*sequence;
-        request.link.ifi_index = links[i];
-        request.attribute.rta_type = IFLA_EXT_MASK;
-        request.attribute.rta_len = RTA_LENGTH(sizeof request.mask);
-        request.mask = SKIP_STATS;
-        int error = ask_one(scan, space, fd, &request, sizeof request, *sequence, buffer);
-        if (error && error != -ENODEV)
-            return error;
-    }
-    return 0;
-}
-
-/* The rows of few links, one question a link; a link that is not there has none. */
-static int dump_links(struct rcn_scan *scan, struct rcn_space *space, int fd, struct table table,
-                      const int32_t *links, uint32_t n_links, uint32_t *sequence, char *buffer)
-{
-    int error = 0;
-
-    for (uint32_t i = 0; i < n_links && !error; i++) {
-        error = dump(scan, space, fd, table, links[i], sequence, buffer);
-        if (error == -ENODEV)
-            error = 0;
-    }
-    return error;
-}
-
 struct scanning {
     const char *const *paths;
     uint32_t n_paths;
@@ -288,9 +90,9 @@ struct scanning {
 
 /* The caller's own: permanent neighbours, and what bridges are told where any of the links is a
  * port. (A port's entries are found by a walk through its bridge's whole table.) */
-static int read_neighbours(const struct scanning *all, struct rcn_space *space, int fd, bool few,
-                           uint32_t *sequence, char *buffer)
+static int read_neighbours(const struct scanning *all, struct rcn_asker *asker, bool few)
 {
+    const struct rcn_space *space = asker->space;
     size_t size = sizeof(struct rcn_link);
     size_t first = all->scan->used[RCN_LINKS] - space->n_links * size;
     bool ports = false;
@@ -300,27 +102,81 @@ static int read_neighbours(const struct scanning *all, struct rcn_space *space, 
         memcpy(&link, all->scan->rows[RCN_LINKS] + first + i * size, sizeof link);
         ports = link.master != 0;
     }
-    int error = few ? dump_links(all->scan, space, fd, NEIGHBOURS, all->links, all->n_links,
-                                 sequence, buffer)
-                    : dump(all->scan, space, fd, NEIGHBOURS, 0, sequence, buffer);
+    int error = few ? rcn_ask_of_links(asker, NEIGHBOURS, all->links, all->n_links)
+                    : rcn_ask_all(asker, NEIGHBOURS, 0);
     if (error || !ports)
         return error;
-    return few ? dump_links(all->scan, space, fd, BRIDGED, all->links, all->n_links, sequence,
-                            buffer)
-               : dump(all->scan, space, fd, BRIDGED, 0, sequence, buffer);
+    return few ? rcn_ask_of_links(asker, BRIDGED, all->links, all->n_links)
+               : rcn_ask_all(asker, BRIDGED, 0);
+}
+
+/* Whether any link that was read has IPv6. */
+static bool has_ipv6(const struct rcn_scan *scan, const struct rcn_space *space)
+{
+    size_t size = sizeof(struct rcn_link);
+    size_t first = scan->used[RCN_LINKS] - space->n_links * size;
+
+    for (uint32_t i = 0; i < space->n_links; i++) {
+        struct rcn_link link;
+        memcpy(&link, scan->rows[RCN_LINKS] + first + i * size, sizeof link);
+        if (link.gen_mode != RCN_NO_IPV6)
+            return true;
+    }
+    return false;
+}
+
+/* The tables of one namespace. A dump of one family runs without the kernel's one lock of all
+ * links, for which the host's own dump waits, too; a dump of all families holds it. A family that
+ * the kernel does not have is answered with all others. */
+static int read_tables(const struct scanning *all, struct rcn_asker *asker, bool own)
+{
+    static const struct {
+        uint32_t what;
+        struct rcn_table table;
+    } tables[] = {
+        {RCN_WHAT_LINKS, {RTM_GETLINK, 0}},
+        {RCN_WHAT_ADDRESSES, {RTM_GETADDR, AF_INET}},
+        {RCN_WHAT_ADDRESSES, {RTM_GETADDR, AF_INET6}},
+        {RCN_WHAT_ROUTES, {RTM_GETROUTE, AF_INET}},
+        {RCN_WHAT_ROUTES, {RTM_GETROUTE, AF_INET6}},
+        {RCN_WHAT_RULES, {RTM_GETRULE, 0}},
+    };
+    bool few = own && all->n_links && all->n_links <= FEW_LINKS;
+    bool apart = false;
+    int error = 0;
+
+    for (size_t i = 0; !error && i < sizeof tables / sizeof *tables; i++) {
+        struct rcn_table table = tables[i].table;
+        bool links = table.type == RTM_GETLINK;
+        if (!(all->what & tables[i].what))
+            continue;
+        if (!apart && table.family == AF_INET6)
+            continue;
+        if (!apart)
+            table.family = 0;
+        if (own && links && all->n_links)
+            error = rcn_ask_links(asker, all->links, all->n_links);
+        else if (few && table.type != RTM_GETRULE)
+            error = rcn_ask_of_links(asker, table, all->links, all->n_links);
+        else
+            error = rcn_ask_all(asker, table, 0);
+        if (error == -EOPNOTSUPP) /* a kernel without policy rules */
+            error = 0;
+        if (links && !few)
+            apart = has_ipv6(asker->scan, asker->space);
+    }
+    if (error || !(all->what & RCN_WHAT_NEIGHBOURS))
+        return error;
+    return own ? read_neighbours(all, asker, few) : rcn_ask_gateways(asker);
 }
 
 static int scan_space(const struct scanning *all, struct rcn_space *space, const char *path,
                       struct rcn_procfs *proc, char *buffer)
 {
-    static const struct table tables[] = {
-        {RTM_GETLINK, 0}, {RTM_GETADDR, 0}, {RTM_GETROUTE, 0}, {RTM_GETRULE, 0}};
-    uint32_t sequence = 0;
     struct stat found;
     int error = 0;
     bool fresh = path && !*path;
     bool own = !path || fresh;
-    bool few = own && all->n_links && all->n_links <= FEW_LINKS;
 
     if (fresh && unshare(CLONE_NEWNET))
         return -errno;
@@ -336,30 +192,12 @@ static int scan_space(const struct scanning *all, struct rcn_space *space, const
     space->inode = found.st_ino;
     if (path)
         rcn_procfs_renew(proc);
-    int fd = rcn_socket_open();
-    if (fd < 0)
-        return fd;
-    space->cookie = rcn_socket_cookie(fd);
-    for (size_t i = 0; !error && i < sizeof tables / sizeof *tables; i++) {
-        if (!(all->what & 1U << i))
-            continue;
-        if (own && tables[i].type == RTM_GETLINK && all->n_links)
-            error = read_links(all->scan, space, fd, all->links, all->n_links, &sequence, buffer);
-        else if (few && tables[i].type != RTM_GETRULE)
-            error = dump_links(all->scan, space, fd, tables[i], all->links, all->n_links, &sequence,
-                               buffer);
-        else
-            error = dump(all->scan, space, fd, tables[i], 0, &sequence, buffer);
-        if (error == -EOPNOTSUPP) /* a kernel without policy rules */
-            error = 0;
-    }
-    if (!error && all->what & RCN_WHAT_NEIGHBOURS) {
-        if (own)
-            error = read_neighbours(all, space, fd, few, &sequence, buffer);
-        else
-            error = read_gateways(all->scan, space, fd, &sequence, buffer);
-    }
-    close(fd);
+    struct rcn_asker asker = {all->scan, space, rcn_socket_open(), 0, buffer};
+    if (asker.fd < 0)
+        return asker.fd;
+    space->cookie = rcn_socket_cookie(asker.fd);
+    error = read_tables(all, &asker, own);
+    close(asker.fd);
     if (!error && all->n_sysctls)
         error = read_sysctls(all->scan, space, proc, all->sysctls, all->n_sysctls);
     return error;
@@ -369,7 +207,7 @@ static void *scan_all(void *argument)
 {
     struct scanning *all = argument;
     struct rcn_procfs proc = {.fd = -1};
-    char *buffer = malloc(RECEIVE);
+    char *buffer = malloc(RCN_RECEIVE);
 
     if (!buffer) {
         all->error = -ENOMEM;

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from reconciler import __version__, commands, hook, listing, sandboxes
+from reconciler import __version__, bundles, commands, hook, listing, sandboxes
 from reconciler.options import Parser, common, guarded, need_privileges, period
 from reconciler.sandboxes import FORM
 
@@ -110,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     teardown.add_argument("--yes", action="store_true", help="do not ask")
     called = command("hook", hook.run, "called by a runtime: attach a container, or take it away")
     hook.options_for(called)
+    text = "wire a bundle by hand, by hooks or to a namespace; or say what is wrong with it"
+    bundles.options_for(command("bundle", bundles.run, text))
     add = command("add", sandboxes.run_add, "declare a container in a file of its own, and make it")
     add.add_argument("name", metavar="NAME")
     add.add_argument("--network", action="append", default=[], metavar=FORM,

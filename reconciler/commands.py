@@ -34,11 +34,10 @@ def one_pass(
     first: Callable[[Any], None] = lambda store: None,
 ) -> int:
     """One pass, or its plan; answers with the exit code. `first`: see `reconcile`."""
-    from reconciler.once import reconcile
-
     # A pass makes many objects, hardly one in a cycle, and ends: to look for cycles again and again
     # costs a third of its time.
     gc.disable()
+    from reconciler.once import reconcile
 
     terminal = terminal_of(options)
     try:

@@ -9,7 +9,7 @@ from reconciler.core.checkup import Finding, findings, needs_of
 from reconciler.core.desired import desired_state
 from reconciler.core.errors import FirewallError
 from reconciler.core.policy import Policy
-from reconciler.host import firewall, rtnl
+from reconciler.host import firewall, rtnl, userns
 from reconciler.load import read_declared
 from reconciler.prospect import Settings
 
@@ -29,6 +29,12 @@ def examine(settings: Settings) -> list[Finding]:
         standing = sum(c.netns in present for c in spec.containers.values())
     needs = needs_of(spec, standing=standing)
     found = findings(needs, _values(needs.uplinks))
+    if userns.inner():
+        text = (
+            "limits of the machine (kernel, fs, net.netfilter) are lifted by its root alone, outside "
+            "of this user namespace"
+        )
+        found.append(Finding(topic="user namespace", serious=False, text=text))
     backend = firewall.backend(settings.firewall)
     if backend is not None:
         desired = desired_state(spec, {}, machine="", host=rtnl.scan_host())

@@ -1,21 +1,36 @@
 """The looks of a pass at the kernel: at everything, or at what it has touched alone."""
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
 
+from reconciler.core.attached import Attachment
 from reconciler.core.desired import PING_GROUPS
 from reconciler.core.model import Spec
 from reconciler.core.observed import LOOPBACK, Observed
-from reconciler.hooked import Hooked
 from reconciler.host.ahead import Ahead
 from reconciler.host.fresh import Fresh
 from reconciler.host.machine import link_number
 from reconciler.host.observe import Dumps, dump, dump_part, observe, read_witness
 from reconciler.host.record import Record
 from reconciler.host.store import Store
-from reconciler.prospect import Settings
+from reconciler.settings import Settings
+
+if TYPE_CHECKING:
+    from reconciler.hooked import Hooked
 
 SYSCTLS_FACT = "sysctls"
 """Of the state: the names that the last pass read in each namespace."""
+
+
+def begun(
+    settings: Settings, store: Store, record: Record, attached: Mapping[str, Attachment]
+) -> Ahead[Dumps]:
+    """A look at everything, which the kernel answers from now on."""
+    # What namespaces are asked for, the last pass says.
+    names = tuple((store.get(SYSCTLS_FACT) or PING_GROUPS).split())
+    known = tuple(attached.values())
+    return Ahead(partial(dump, settings.netns_dir, names, key=record.key, attached=known))
 
 
 class Looking:
@@ -29,7 +44,7 @@ class Looking:
     """Called just before each look, with the objects that are looked at (None: all of the pass)."""
     seen: Observed
     """What the last look has shown."""
-    hooked: Hooked
+    hooked: "Hooked"
     _ahead: Ahead[Dumps] | None
     """A look that was begun before it was asked for."""
     _fresh: Fresh | None
@@ -99,7 +114,7 @@ class Looking:
 
 def sysctls_of(spec: Spec) -> tuple[str, ...]:
     """What is read in each namespace."""
-    wanted = {PING_GROUPS[0]}
+    wanted = {PING_GROUPS}
     for container in spec.containers.values():
         wanted.update(name for name, _ in container.sysctls)
     return tuple(sorted(wanted))

@@ -3,16 +3,18 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from reconciler import trial
-from reconciler.core.report import Done, Report
 from reconciler.host import lock, rtnl
-from reconciler.host.apply import Outcome
 from reconciler.host.record import Record
 from reconciler.host.store import Store
-from reconciler.prospect import Declined, Prospect, Settings, held_once
-from reconciler.reconcile import Pass
-from reconciler.troubles import note_troubles
+from reconciler.looking import begun
+from reconciler.settings import Settings
+
+if TYPE_CHECKING:
+    from reconciler.core.report import Done, Report
+    from reconciler.host.removal import Outcome
+    from reconciler.prospect import Prospect
 
 
 @contextlib.contextmanager
@@ -29,7 +31,10 @@ def opened(settings: Settings, *, change: bool) -> Iterator[tuple[Store, Record]
             )
         store = Store.open(settings.state_dir, read_only=not change)
         stack.callback(store.close)
-        trial.settle(store, settings.config_dirs)
+        if store.trial() is not None:
+            from reconciler import trial
+
+            trial.settle(store, settings.config_dirs)
         record = Record.open(settings.run_dir, cookie=rtnl.cookie(), read_only=not change)
         stack.callback(record.close)
         yield store, record
@@ -43,8 +48,8 @@ def reconcile(
     stop: Callable[[], bool] = lambda: False,
     begin: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
     first: Callable[[Store], None] = lambda store: None,
-    decide: Callable[[Store, Prospect], None] = lambda store, prospect: None,
-) -> Report:
+    decide: "Callable[[Store, Prospect], None]" = lambda store, prospect: None,
+) -> "Report":
     """One pass. `begin` is told how many operations there are and answers with a progress callback.
 
     `first` and `decide` are called inside its transaction, before anything is read and before the
@@ -54,7 +59,22 @@ def reconcile(
     """
     started = time.monotonic()
     with opened(settings, change=not dry_run) as (store, record):
-        one = Pass(settings, store=store, record=record, changing=not dry_run, only=only, stop=stop)
+        # The kernel answers while the rest of the program is loaded.
+        ahead = begun(settings, store, record, store.attachments())
+        from reconciler.core.report import Done
+        from reconciler.prospect import Declined
+        from reconciler.reconcile import Pass
+        from reconciler.troubles import note_troubles
+
+        one = Pass(
+            settings,
+            store=store,
+            record=record,
+            changing=not dry_run,
+            only=only,
+            stop=stop,
+            ahead=ahead,
+        )
         try:
             with store.transaction():
                 first(store)
@@ -76,19 +96,24 @@ def reconcile(
         return report
 
 
-def done(outcomes: Iterable[Outcome]) -> list[Done]:
+def done(outcomes: "Iterable[Outcome]") -> "list[Done]":
     """Outcomes as a report has them."""
+    from reconciler.core.report import Done
+
     return [Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes]
 
 
 def report_of(
-    prospect: Prospect,
-    done: list[Done],
+    prospect: "Prospect",
+    done: "list[Done]",
     started: float,
     *,
     dry: bool,
     stopped: bool = False,
-) -> Report:
+) -> "Report":
+    from reconciler.core.report import Report
+    from reconciler.prospect import held_once
+
     declared = {f"network/{name}" for name in prospect.spec.networks}
     declared |= {f"container/{name}" for name in prospect.spec.containers}
     return Report(

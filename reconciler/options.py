@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from reconciler.core.errors import LockedError, RuncnetError, UsageError
+from reconciler.host import userns
 
 OK, FAILED, REJECTED, DIFFERS, LOCKED, USAGE = 0, 1, 2, 3, 4, 64
 CONFIG_DIRS = ("/etc/runcnet.d", "/run/runcnet.d")
@@ -75,7 +76,7 @@ def common() -> Parser:
 
 def settings_of(options: argparse.Namespace) -> Any:
     """The options as the engine wants them."""
-    from reconciler.prospect import Settings
+    from reconciler.settings import Settings
 
     return Settings(
         config_dirs=tuple(options.config_dir or CONFIG_DIRS),
@@ -103,7 +104,16 @@ def need_privileges() -> None:
     held = int(line.split()[1], 16)
     missing = [name for bit, name in CAPABILITIES.items() if not held >> bit & 1]
     if missing:
-        raise RuncnetError(f"this needs {' and '.join(missing)}: run it as root")
+        raise RuncnetError(
+            f"this needs {' and '.join(missing)}: run it as root, or in a user namespace of your own "
+            "(unshare -Urnm)"
+        )
+    for kind, name in (("net", "network"), ("mnt", "mount")):
+        if userns.belongs_outside(kind):
+            raise RuncnetError(
+                f"this {name} namespace belongs to a user namespace around this one, where nothing may "
+                "be changed from in here: make both together (unshare -Urnm)"
+            )
 
 
 @contextlib.contextmanager

@@ -203,7 +203,7 @@ class Part(Pass):
         lost = networks.bridges.keys() - observed.bridges.keys()
         if any(not networks.bridges[name].external for name in lost):
             raise Widen(f"the bridge of network {min(lost)} is not there")
-        desired = with_members(networks, spec, addresses, machine=self.machine)
+        desired = with_members(networks, spec, addresses, machine=self.machine, groups=self.groups)
         for name in self.names:
             member = desired.members.get(name)
             wanted = member.publications if member is not None else ()

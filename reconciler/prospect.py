@@ -1,8 +1,6 @@
-"""What a pass is told, and what it has read and decided before anything is changed."""
+"""What a pass has read and decided before anything is changed."""
 
 from typing import NamedTuple
-
-import msgspec
 
 from reconciler.attachment import Attachments
 from reconciler.core import ops
@@ -16,22 +14,10 @@ from reconciler.core.wanted import Desired
 from reconciler.host import rtnl
 from reconciler.load import Declared
 from reconciler.localnet import Localnet
+from reconciler.settings import Settings
 from reconciler.wall import Wall
 
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where things lie and what is allowed: the options of the command line."""
-
-    config_dirs: tuple[str, ...] = ("/etc/runcnet.d", "/run/runcnet.d")
-    state_dir: str = "/var/lib/runcnet"
-    run_dir: str = "/run/runcnet"
-    netns_dir: str = "/run/netns"
-    firewall: str = "auto"
-    max_removals: str = "50%"
-    no_interrupt: bool = False
-    lock_timeout_s: float = 30.0
-    firewall_patience_s: float | None = None
-    """How long the locks of other programs on the firewall are waited for; None: as usual."""
+__all__ = ["Declined", "Prospect", "Settings", "absent_sysctls", "held_once", "taking_away"]
 
 
 class Prospect(NamedTuple):

@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
 
 from reconciler import trial
 from reconciler.attachment import Attachments
 from reconciler.books import digest_of, write_down
 from reconciler.core import ops
-from reconciler.core.desired import PING_GROUPS, desired_state
+from reconciler.core.desired import EVERY_GROUP, desired_state
 from reconciler.core.leases import Assignment, Book, Key, assign
 from reconciler.core.model import Address, Spec
 from reconciler.core.netplan import Options, Scene
@@ -19,18 +18,18 @@ from reconciler.core.seal import fresh_seals, settled
 from reconciler.core.standing import renamed_ends, standing_addresses, without
 from reconciler.core.wanted import Desired
 from reconciler.hooked import Hooked
-from reconciler.host import netns
+from reconciler.host import netns, userns
 from reconciler.host.ahead import Ahead
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.creation import crowded
 from reconciler.host.fresh import Fresh
 from reconciler.host.machine import machine_id
-from reconciler.host.observe import Dumps, adopt, busy_in, dump
+from reconciler.host.observe import Dumps, adopt, busy_in
 from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import Declared, Shelf
 from reconciler.localnet import Localnet
-from reconciler.looking import SYSCTLS_FACT, Looking, sysctls_of
+from reconciler.looking import Looking, begun, sysctls_of
 from reconciler.prospect import Prospect, Settings, absent_sysctls, taking_away
 from reconciler.wall import Wall
 
@@ -55,10 +54,11 @@ class Pass(Looking):
         stop: Callable[[], bool] = lambda: False,
         shelf: Shelf | None = None,
         looking: Callable[[Collection[str] | None], None] | None = None,
+        ahead: Ahead[Dumps] | None = None,
     ) -> None:
         """`looking` is called just before each look at the kernel, with the objects that are looked at
         (None: all of the pass): what was heard of them up to then is seen. Where nobody listens,
-        what is made is looked at while the rest is being made."""
+        what is made is looked at while the rest is being made. `ahead`: the first look, begun."""
         self.settings = settings
         self.store = store
         self.record = record
@@ -70,6 +70,7 @@ class Pass(Looking):
         self.progress: Callable[[int], None] = lambda count: None
         self.changing = changing
         self.machine = machine_id()
+        self.groups = userns.groups() or EVERY_GROUP
         self.yielding = False  # see Policy
         self.hooked = Hooked(store, machine=self.machine)
         self.going: frozenset[str] = frozenset()
@@ -79,7 +80,7 @@ class Pass(Looking):
         self.above = 0
         """Link numbers up to this one are known to be taken."""
         self.left: Plan | None = None  # what the look after the changes found of what was changed
-        self._ahead: Ahead[Dumps] | None = None
+        self._ahead = ahead
         self._fresh: Fresh | None = None
 
     # -- reading ----------------------------------------------------------------------------
@@ -191,13 +192,9 @@ class Pass(Looking):
 
     def read(self) -> tuple[Declared, Spec, Book]:
         """What is declared, as far as it is looked at, and the leases; dumping begins meanwhile."""
-        # What namespaces are asked for, the last pass says.
-        names = tuple((self.store.get(SYSCTLS_FACT) or PING_GROUPS[0]).split())
         self.looking(None)
-        known = tuple(self.hooked.known.values())
-        self._ahead = Ahead(
-            partial(dump, self.settings.netns_dir, names, key=self.record.key, attached=known)
-        )
+        if self._ahead is None:
+            self._ahead = begun(self.settings, self.store, self.record, self.hooked.known)
         declared, spec = self.read_again()
         return declared, spec, self.store.book()
 
@@ -221,7 +218,8 @@ class Pass(Looking):
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
         """What the kernel is to hold."""
-        return desired_state(spec, addresses, machine=self.machine, host=observed.host)
+        host, groups = observed.host, self.groups
+        return desired_state(spec, addresses, machine=self.machine, host=host, groups=groups)
 
     def wall(self) -> Wall:
         """The firewall's part."""
@@ -272,7 +270,8 @@ class Pass(Looking):
         run(kernel.perform(prospect.local.off))
         prospect.local.forget()
         run(kernel.remove(decided.removals))
-        run(kernel.perform(decided.networks, crowded=crowded(decided.creations)))
+        crowds = crowded(decided.creations)
+        run(kernel.perform(decided.networks, crowded=crowds))
         try:
             guarded = prospect.wall.raise_(
                 prospect.observed, lambda op, error: run([Outcome(op, error)])
@@ -282,7 +281,7 @@ class Pass(Looking):
             else:
                 text = "not set: the firewall, and with it the router guard, is not in place"
                 run(Outcome(op, text) for op in decided.host)
-            if len(decided.creations) > FEW and not self.listening:
+            if crowds and len(decided.creations) > FEW and not self.listening:
                 self._fresh = Fresh(
                     self.settings.netns_dir, sysctls_of(prospect.spec), key=self.record.key
                 )

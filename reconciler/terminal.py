@@ -6,9 +6,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from reconciler.core.report import Report, line, summary
+if TYPE_CHECKING:
+    from reconciler.core.report import Report
 
 Lines = list[tuple[str, str]]
 """Lines and the colour of each; empty: none."""
@@ -44,8 +45,10 @@ class Terminal:
         else:
             print(message, file=sys.stderr)
 
-    def report(self, report: Report) -> None:
+    def report(self, report: "Report") -> None:
         """A report for people."""
+        from reconciler.core.report import line, summary
+
         for rejection in report.rejections:
             self.log("error", str(rejection), file=rejection.place.file)
         for note in report.notes:

@@ -35,8 +35,9 @@ from reconciler.core.wanted import (
     Routed,
 )
 
-PING_GROUPS = ("net.ipv4.ping_group_range", "0 2147483647")
+PING_GROUPS = "net.ipv4.ping_group_range"
 """Lets every group open ICMP datagram sockets: ping without CAP_NET_RAW (icmp(7))."""
+EVERY_GROUP = "0 2147483647"
 MTU_DEFAULT = 1500
 VERSION = 3
 """Of what is made from a declaration, and of what counts as a difference: to be raised with either,
@@ -44,9 +45,15 @@ for what an older one found to be right is not looked at again."""
 
 
 def desired_state(
-    spec: Spec, addresses: Mapping[Key, Address], *, machine: str, host: Space
+    spec: Spec,
+    addresses: Mapping[Key, Address],
+    *,
+    machine: str,
+    host: Space,
+    groups: str = EVERY_GROUP,
 ) -> Desired:
-    """Resolve `spec`; `machine` is the text of /etc/machine-id, `host` the host's own dump."""
+    """Resolve `spec`; `machine` is the text of /etc/machine-id, `host` the host's own dump, `groups`
+    the first and the last group id that there are."""
     problems: dict[str, str] = {}
     bridges: dict[str, Bridge] = {}
     routed: dict[str, Routed] = {}
@@ -82,11 +89,16 @@ def desired_state(
         forwarding=tuple(sorted(forwarding)),
         problems=problems,
     )
-    return with_members(whole, spec, addresses, machine=machine)
+    return with_members(whole, spec, addresses, machine=machine, groups=groups)
 
 
 def with_members(
-    networks: Desired, spec: Spec, addresses: Mapping[Key, Address], *, machine: str
+    networks: Desired,
+    spec: Spec,
+    addresses: Mapping[Key, Address],
+    *,
+    machine: str,
+    groups: str = EVERY_GROUP,
 ) -> Desired:
     """The containers of `spec` in networks that are resolved already."""
     links: dict[str, Bridge | Routed] = {**networks.bridges, **networks.routed}
@@ -98,7 +110,9 @@ def with_members(
     for container in spec.containers.values():
         if container.mode in ("network", "none"):
             try:
-                members[container.name] = _member(container, spec, links, addresses, machine, keys)
+                members[container.name] = _member(
+                    container, spec, links, addresses, machine, groups, keys
+                )
             except _NoAddressError as error:
                 problems[f"container/{container.name}"] = str(error)
     return msgspec.structs.replace(networks, members=members, problems=problems)
@@ -187,6 +201,7 @@ def _member(
     networks: Mapping[str, Bridge | Routed],
     addresses: Mapping[Key, Address],
     machine: str,
+    groups: str,
     keys: Mapping[str, str],
 ) -> Member:
     endpoints = []
@@ -231,8 +246,7 @@ def _member(
         behind = next((e.name for e in endpoints if _reaches(e, route.via)), None)
         if behind is not None:
             routes.append(DesiredRoute(to=route.to, via=route.via, link=behind))
-    sysctls = dict([PING_GROUPS])
-    sysctls.update(container.sysctls)
+    sysctls = {PING_GROUPS: groups, **dict(container.sysctls)}
     return Member(
         name=container.name,
         netns=container.netns,
@@ -242,7 +256,7 @@ def _member(
         sysctls=tuple(sorted(sysctls.items())),
         place=container.place,
         publications=tuple(_publications(container, endpoints)),
-        key=_key(container, endpoints, keys),
+        key=_key(container, endpoints, groups, keys),
         hooked=container.hooked,
     )
 
@@ -269,10 +283,13 @@ def _publications(container: Container, endpoints: list[Endpoint]) -> Iterator[P
             )
 
 
-def _key(container: Container, endpoints: list[Endpoint], keys: Mapping[str, str]) -> bytes:
+def _key(
+    container: Container, endpoints: list[Endpoint], groups: str, keys: Mapping[str, str]
+) -> bytes:
     """What a member is made from: its body, its names, its addresses, and its networks whole."""
     digest = hashlib.blake2b(container.shape, digest_size=16)
-    digest.update(f"\0{container.name}\0{container.netns}\0{container.hooked}".encode())
+    whose = (container.name, container.netns, str(container.hooked), groups)
+    digest.update("\0".join(("", *whose)).encode())
     for endpoint in endpoints:
         digest.update(f"\0{endpoint.addresses}\0{endpoint.mac.hex()}".encode())
         digest.update(keys[endpoint.network].encode())

@@ -61,7 +61,7 @@ class SeenEnd(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def inner(self) -> Link | None:
         """The inner end; looked for when it is asked for."""
-        return _inner(self.host, self.space)
+        return self.space.veth(self.host.peer, self.host.index) if self.space is not None else None
 
 
 class SeenContainer(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,7 +244,7 @@ def _ends(
             # An ifindex can come again: the mark or the pairing must bear the record out.
             marked = isinstance(mark, EndpointAlias) and mark[:3] == noted
             pair = found.get(noted[1])
-            if not marked and not (pair and _inner(link, pair[2])):
+            if not marked and not (pair and pair[2].veth(link.peer, link.index)):
                 continue
             hook = noted[1] in witness.hooked or (
                 marked and mark is not None and mark[3:] == (True,)
@@ -298,12 +298,3 @@ def _gateways(host: Space, witness: Witness) -> dict[InterfaceAddress, str]:
         if row.index == LOOPBACK
         and (row.protocol == PROTOCOL or str(row.address) in witness.gateways)
     }
-
-
-def _inner(host: Link, space: Space | None) -> Link | None:
-    if space is None:
-        return None
-    for link in space.links:
-        if link.kind == "veth" and link.peer == host.index and link.index == host.peer:
-            return link
-    return None

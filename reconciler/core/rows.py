@@ -121,7 +121,7 @@ class Space:
     """One network namespace as a scan saw it. Its rows are decoded when they are first asked for:
     a pass that changes nothing asks for few."""
 
-    __slots__ = ("_rows", "cookie", "digest", "error", "inode")
+    __slots__ = ("_rows", "_veths", "cookie", "digest", "error", "inode")
 
     def __init__(
         self,
@@ -140,6 +140,7 @@ class Space:
         self.digest = digest
         """Equal digests, equal rows (but for one chance in 2^64)."""
         self._rows = rows
+        self._veths: dict[tuple[int, int], Link] | None = None
 
     @property
     def rows(self) -> Rows:
@@ -152,6 +153,13 @@ class Space:
     def links(self) -> tuple[Link, ...]:
         """Network devices."""
         return self.rows.links
+
+    def veth(self, index: int, peer: int) -> Link | None:
+        """The veth numbered `index` whose other end has the number `peer` where it is."""
+        if self._veths is None:
+            found = self.rows.links
+            self._veths = {(link.index, link.peer): link for link in found if link.kind == "veth"}
+        return self._veths.get((index, peer))
 
     @property
     def addresses(self) -> tuple[LinkAddress, ...]:

@@ -1,10 +1,12 @@
 """Since when something is not as declared, and what went wrong lately: from one pass to the next."""
 
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from reconciler.core.report import Report
+if TYPE_CHECKING:
+    from reconciler.core.report import Report
 
 FILE = "file/"
 """Before the path of a rejected definition file, where the name of an object stands."""
@@ -50,7 +52,7 @@ class _Reasons(msgspec.Struct):
     held: list[str]
 
 
-def _reasons(report: Report) -> dict[str, _Reasons]:
+def _reasons(report: "Report") -> dict[str, _Reasons]:
     found: dict[str, _Reasons] = {}
 
     def at(name: str) -> _Reasons:
@@ -75,7 +77,7 @@ def _one_line(text: str) -> str:
 
 def news(
     known: Mapping[str, Trouble],
-    report: Report,
+    report: "Report",
     *,
     scope: frozenset[str] | None,
     accepted: Collection[str],

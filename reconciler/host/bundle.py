@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from reconciler.core.splice import Mount, SpliceError, splice, user_namespace
+from reconciler.core.errors import RuncnetError
+from reconciler.core.jsonbytes import SpliceError
+from reconciler.core.splice import Mount, splice, unjoinable
 from reconciler.host.files import folder, read_at, replace_at
 
 NAME = "config.json"
@@ -18,22 +20,33 @@ class Wiring(NamedTuple):
     new: bytes
 
 
+def read(bundle: str) -> bytes:
+    """The file. Raises RuncnetError."""
+    try:
+        with folder(bundle) as fd:
+            return read_at(fd, NAME, SIZE_LIMIT)[0]
+    except FileNotFoundError:
+        text = f"{bundle}/{NAME} is not there (make it with `runc spec -b {bundle}`)"
+        raise RuncnetError(text) from None
+    except OSError as error:
+        text = f"{bundle}/{NAME}: {error.strerror} (a plain file is needed, no link)"
+        raise RuncnetError(text) from error
+
+
 def look(
     bundle: str, *, mode: str, netns_path: str, mounts: Sequence[Mount], ours: str
 ) -> Wiring | str:
     """How the bundle is to be wired, or why it cannot be, in one sentence."""
     try:
-        with folder(bundle) as fd:
-            content, _ = read_at(fd, NAME, SIZE_LIMIT)
-    except FileNotFoundError:
-        return f"{bundle}/{NAME} is not there (make it with `runc spec -b {bundle}`)"
-    except OSError as error:
-        return f"{bundle}/{NAME}: {error.strerror} (a plain file is needed, no link)"
+        content = read(bundle)
+    except RuncnetError as error:
+        return str(error)
     try:
-        if mode != "host" and user_namespace(content):
+        if mode != "host" and unjoinable(content):
             return (
                 f"{bundle} has a user namespace of its own, in which runc cannot mount /sys for a "
-                "network namespace that is not its own (use mode: host, or drop the user namespace)"
+                "network namespace that is not its own (bind the host's /sys as `runc spec --rootless` "
+                "does, use mode: host, or drop the user namespace)"
             )
         new = splice(content, mode=mode, netns_path=netns_path, mounts=mounts, ours=ours)
     except SpliceError as error:

@@ -190,8 +190,8 @@ class Creations(Removals):
 
 
 def crowded(creations: Iterable[ops.MakeContainer]) -> set[str]:
-    """Networks in which many interfaces are about to be made."""
-    found = Counter(e.network for op in creations for e in op.member.endpoints)
+    """Networks with a bridge on which many interfaces are about to be made."""
+    found = Counter(e.network for op in creations for e in op.member.endpoints if not e.group)
     return {network for network, count in found.items() if count >= CROWD}
 
 

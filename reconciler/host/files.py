@@ -6,14 +6,25 @@ import stat
 from collections.abc import Iterator
 
 from reconciler.core.errors import ObjectError
+from reconciler.host.userns import from_outside
+
+OWN_FOLDERS = "give folders of your own: --state-dir, --run-dir, --netns-dir"
 
 ANY_SIZE = 1 << 30
 
 
 def own_directory(path: str, mode: int) -> None:
     """Make `path` where it is absent; refuse one that others own or can write to."""
-    os.makedirs(path, mode=mode, exist_ok=True)
+    try:
+        os.makedirs(path, mode=mode, exist_ok=True)
+    except PermissionError as error:
+        raise ObjectError(
+            "host", f"make {path}", error.strerror or "", OWN_FOLDERS, errno=error.errno or 0
+        ) from error
     found = os.stat(path)
+    if from_outside(found.st_uid):
+        cause = "it belongs to an id that this user namespace does not know"
+        raise ObjectError("host", f"use {path}", cause, OWN_FOLDERS)
     if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
         raise ObjectError(
             "host",

@@ -1,6 +1,7 @@
 """The netns dir: a folder of files on which network namespaces are mounted, as `ip netns` keeps it."""
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Collection, Mapping
@@ -13,6 +14,8 @@ from reconciler.host import rtnl
 from reconciler.host.files import own_directory
 
 MODE = 0o755
+NS_GET_NSTYPE, CLONE_NEWNET = 0xB703, 0x40000000
+"""ioctl_ns(2)"""
 
 
 def read(
@@ -66,6 +69,27 @@ def _plain(path: str) -> FileState | None:
     if empty and stat.S_IMODE(found.st_mode) == 0:
         return FileState.PLACEHOLDER
     return FileState.FOREIGN
+
+
+def lies_at(path: str) -> str:
+    """What is found at a path: `network` (a namespace), `absent`, `placeholder`, `other`, or `hidden`
+    from this process."""
+    try:
+        if _plain(path) is FileState.PLACEHOLDER:
+            return "placeholder"
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (FileNotFoundError, NotADirectoryError):
+        return "absent"
+    except PermissionError:
+        return "hidden"
+    except OSError:
+        return "other"
+    try:
+        return "network" if fcntl.ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET else "other"
+    except OSError:
+        return "other"  # nothing that knows the question is a namespace
+    finally:
+        os.close(fd)
 
 
 def clear(path: str) -> None:

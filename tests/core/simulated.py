@@ -324,6 +324,6 @@ class Kernel:
             changes["master"] = self.host.index(op.master) if op.master else 0
         if op.gen_mode_none:
             changes["gen_mode"] = 1
-        if op.up:
+        if op.up or op.name is not None:  # a rename is down, name, up
             changes["flags"] = link.flags | UP
         room.links[op.index] = link._replace(**changes)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reconciler.core import ops
@@ -113,6 +113,7 @@ BODY_MAPS = st.dictionaries(st.sampled_from("pqrstu"), st.integers(0, len(BODIES
 
 
 @settings(max_examples=150)
+@example({"p": 0, "q": 1}, {"p": 0, "q": 5}, 8527, 4)
 @given(BODY_MAPS, BODY_MAPS, st.integers(0, 2**32), st.integers(0, 8))
 def test_any_plan_converges_and_a_second_is_empty(
     before: dict[str, int], after: dict[str, int], seed: int, damage: int

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.splice import Mount, SpliceError, splice, user_namespace
+from reconciler.core.jsonbytes import SpliceError
+from reconciler.core.splice import Mount, splice, unjoinable
 
 OURS = "/run/runcnet/dns/"
 PATH = "/run/netns/web"
@@ -167,6 +168,16 @@ def test_a_huge_file_is_wired_in_good_time() -> None:
     assert networks(wire(big)) == [{"type": "network", "path": PATH}]
 
 
-def test_a_user_namespace_is_seen() -> None:
-    assert user_namespace(b'{"linux": {"namespaces": [{"type": "user"}]}}')
-    assert not user_namespace(b'{"linux": {"namespaces": [{"type": "pid"}]}}')
+@pytest.mark.parametrize(
+    "spaces,mounts,refused",
+    [(["user"], ["sysfs"], True), (["user"], ["none", "proc"], False), (["pid"], ["sysfs"], False)],
+)
+def test_a_user_namespace_with_a_sysfs_of_its_own_is_seen(
+    spaces: list[str], mounts: list[str], refused: bool
+) -> None:
+    file = {
+        "linux": {"namespaces": [{"type": kind} for kind in spaces]},
+        "mounts": [{"destination": "/a", "type": kind} for kind in mounts],
+    }
+    assert unjoinable(json.dumps(file).encode()) is refused
+    assert not unjoinable(b"{}")

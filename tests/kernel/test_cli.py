@@ -138,7 +138,7 @@ def test_wrong_command_lines_are_64(bare: PrivateHost) -> None:
     for words in (["--resync", "0"], ["--once", "--firewall", "pf"], ["--once", "--max-removals", "x"], ["--what"]):  # fmt: skip
         run = bare.run(*bare.command("runcnet-reconcile", *words), check=False)
         assert run.code == 64 and run.err and "Traceback" not in run.err
-    for words in ([], ["what"], ["add", "x"], ["hook", "poststop"]):
+    for words in ([], ["what"], ["add", "x"], ["hook", "start"], ["bundle"]):
         assert bare.run(*bare.command("runcnet", *words), check=False).code == 64
 
 
@@ -148,7 +148,8 @@ def test_without_privileges_one_sentence(bare: PrivateHost) -> None:
         check=False,
     )  # fmt: skip
     assert run.code == 1
-    assert run.err == "this needs CAP_NET_ADMIN and CAP_SYS_ADMIN: run it as root\n"
+    assert run.err.startswith("this needs CAP_NET_ADMIN and CAP_SYS_ADMIN: run it as root")
+    assert run.err.count("\n") == 1
 
 
 def test_json_logs_and_quiet(bare: PrivateHost) -> None:

@@ -582,7 +582,6 @@ def test_without_inotify_it_polls_and_says_so(bare: PrivateHost) -> None:
         wait_for(lambda: "watching" in log.read_text(), 30.0, log.read_text())
         assert "no inotify" in log.read_text()
         bare.write("z.yaml", EXTRA)
-        # There the kernel refuses a sysctl: that it was heard of is what counts.
         wait_for(lambda: "container extra" in log.read_text(), 10.0)
     finally:
         child.terminate()

@@ -130,8 +130,8 @@ def test_small_passes_stand_on_no_book_that_others_have_written(
         hear=lambda: None, alive=lambda: None, stop=lambda: False, resync_s=60.0,
     )  # fmt: skip
     made: list[str] = []
-    monkeypatch.setattr(keeper, "_whole", lambda: made.append("whole"))
-    monkeypatch.setattr(keeper, "_part", lambda names: made.append("part"))
+    monkeypatch.setattr(keeper, "whole", lambda: made.append("whole"))
+    monkeypatch.setattr(keeper, "part", lambda names: made.append("part"))
     monkeypatch.setattr(keeper, "world", object())
     keeper.work(frozenset({"*"}), whole=True)
     keeper.work(frozenset({"container/a"}), whole=False)
@@ -146,7 +146,7 @@ def test_small_passes_stand_on_no_book_that_others_have_written(
     assert made == ["whole", "part", "whole", "part"]
     # Lost in the middle of a pass: the next one has them again, and looks at everything.
     for where in (bare.state / "state.db", bare.dir / "run" / "record.db"):
-        monkeypatch.setattr(keeper, "_part", lambda names, where=where: where.unlink())
+        monkeypatch.setattr(keeper, "part", lambda names, where=where: where.unlink())
         keeper.work(frozenset({"container/a"}), whole=False)
         assert not where.exists()
         keeper.work(frozenset({"container/a"}), whole=False)

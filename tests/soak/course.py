@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tests.soak.edits import ANCHOR, Editor
+from tests.soak.guests import Guests
 from tests.soak.keeper import Served, Weight
 from tests.soak.oracle import FOREIGN, FOREIGN_INSIDE, FOREIGN_RULES, Oracle, foreign
 from tests.soak.sabotage import Saboteur
@@ -64,6 +65,7 @@ class Course:
         self.saboteur = Saboteur(self.rng, self.editor.declared, firewall=host.firewall)
         self.oracle = Oracle(host, self.editor.declared)
         self.served = Served(host)
+        self.guests = Guests(host, self.rng, self.editor.declared)
         self.inhabitants: list[subprocess.Popen[bytes]] = []
         self.running = True
         """Whether a daemon is meant to run."""
@@ -92,6 +94,7 @@ class Course:
             )  # fmt: skip
         finally:
             self.served.close()
+            self.guests.close()
             for child in self.inhabitants:
                 child.kill()
                 child.wait(10)
@@ -132,6 +135,7 @@ class Course:
             (40, self._sabotage), (6, self._someone_comes), (5, self._someone_leaves),
             (4, self._kill), (3, self._stop), (6, self._start), (2, self._hang_up), (3, self._once),
             (2, self._apply), (2, self._status), (2, self._lose),
+            (6, self.guests.comes), (4, self.guests.leaves),
         ]  # fmt: skip
         act = self.rng.choices([act for _, act in kinds], [weight for weight, _ in kinds])[0]
         pause_s = self.rng.choices([0.0, 0.1, 0.5, 1.5], [6, 4, 2, 1])[0] * self.rng.random()
@@ -225,6 +229,7 @@ class Course:
         while self.inhabitants:
             self.inhabitants[-1].kill()
             self.inhabitants.pop().wait(10)
+        self.guests.close()
         self.editor.write_all()
         for script in self.saboteur.mends:
             self.host.sh(script, check=False)

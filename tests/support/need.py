@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 
-def _missing(reason: str) -> None:
+def missing(reason: str) -> None:
     if os.environ.get("RUNCNET_REQUIRE") == "all":
         pytest.fail(f"this machine lacks what the test needs: {reason}")
     pytest.skip(reason)
@@ -17,13 +17,13 @@ def _missing(reason: str) -> None:
 def root() -> None:
     """To be root."""
     if os.geteuid() != 0:
-        _missing("root is needed")
+        missing("root is needed")
 
 
 def program(name: str) -> None:
     """A program on the path."""
     if shutil.which(name) is None:
-        _missing(f"{name} is not installed")
+        missing(f"{name} is not installed")
 
 
 @functools.cache
@@ -35,7 +35,7 @@ def _works(script: str) -> bool:
 def kernel() -> None:
     """Namespaces, veth pairs, bridges."""
     if not _works("ip link add test0 type veth peer name test1; ip link add test2 type bridge"):
-        _missing("the kernel has no namespaces, veth pairs or bridges for us")
+        missing("the kernel has no namespaces, veth pairs or bridges for us")
 
 
 def memory(mib: int) -> None:
@@ -43,13 +43,18 @@ def memory(mib: int) -> None:
     with open("/proc/meminfo", encoding="ascii") as file:
         free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
     if free < mib * 1024:
-        _missing(f"{mib} MiB of free memory are needed, {free // 1024} are there")
+        missing(f"{mib} MiB of free memory are needed, {free // 1024} are there")
+
+
+def has_legacy_tables() -> bool:
+    """Whether there are the legacy xtables."""
+    return shutil.which("iptables-legacy") is not None and _works(
+        "mount -t tmpfs none /run; iptables-legacy -t nat -S; ip6tables-legacy -t nat -S"
+    )
 
 
 def legacy_tables() -> None:
     """The legacy xtables."""
     program("iptables-legacy")
-    if not _works(
-        "mount -t tmpfs none /run; iptables-legacy -t nat -S; ip6tables-legacy -t nat -S"
-    ):
-        _missing("the kernel has no legacy xtables")
+    if not has_legacy_tables():
+        missing("the kernel has no legacy xtables")

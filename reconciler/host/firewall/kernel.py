@@ -12,6 +12,8 @@ import socket
 import struct
 
 from reconciler.core.errors import FirewallError
+from reconciler.core.xtables import JUMPS
+from reconciler.host import userns
 from reconciler.host.firewall.decoding import INFO, LAYOUTS, Table, decode
 
 GET_INFO, GET_ENTRIES = 64, 65
@@ -20,16 +22,34 @@ READS = 20
 
 
 def existing(version: int) -> frozenset[str]:
-    """The legacy tables that this network namespace has; asking for another would create it."""
+    """The legacy tables that this network namespace has; asking for another would create it.
+
+    `unshare -Urn` makes both namespaces at once: the file then belongs to the machine's root, and
+    the kernel has to be asked for each table. It makes them, in a namespace that is the caller's own.
+    """
     try:
         with open(NAMES[version], encoding="ascii") as file:
             return frozenset(file.read().split())
     except FileNotFoundError:
         return frozenset()  # The kernel has not loaded ip_tables, or was built without it.
     except PermissionError as error:
+        if userns.inner():
+            return frozenset(table for table in JUMPS if _answers(version, table))
         raise FirewallError(
             "firewall: read the tables: CAP_NET_ADMIN and root are needed (run it with sudo)"
         ) from error
+
+
+def _answers(version: int, table: str) -> bool:
+    layout = LAYOUTS[version]
+    try:
+        with socket.socket(layout.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+            _ask(sock, layout.level, GET_INFO, table.encode().ljust(INFO.size, b"\0"))
+    except OSError as error:
+        if error.errno in (errno.ENOPROTOOPT, errno.ENOENT):
+            return False
+        raise FirewallError(_cause(version, table, error)) from error
+    return True
 
 
 def read(version: int, table: str) -> Table:

@@ -113,6 +113,8 @@ class Worker:
                 "PYTHONPATH": str(Path(reconciler.__file__).parents[1]),
                 # python-iptables imports distutils, in whose place setuptools puts all of itself.
                 "SETUPTOOLS_USE_DISTUTILS": "stdlib",
+                # iptables(8) knows it; sudo does not pass it on.
+                "XTABLES_LOCKFILE": os.environ.get("XTABLES_LOCKFILE", ""),
             },
         )
 

@@ -23,10 +23,12 @@ from typing import Any
 
 from reconciler.core import xtables
 from reconciler.core.errors import FirewallError
+from reconciler.host import userns
 from reconciler.host.firewall import decoding
 from reconciler.host.firewall.standby import Answer, Begin, Change, receive, send
 
-LOCK = "/run/xtables.lock"
+LOCK = os.environ.get("XTABLES_LOCKFILE") or "/run/xtables.lock"
+"""iptables(8) knows the variable, too."""
 LIBRARIES = {
     "c": ("libc.so.6",),
     "ip4tc": ("libip4tc.so.2",),
@@ -46,7 +48,10 @@ def locked(timeout_s: float) -> Iterator[None]:
     try:
         descriptor = os.open(LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise FirewallError(f"firewall: open {LOCK}: {error.strerror}") from error
+        remedy = " (mount a tmpfs at /run, set XTABLES_LOCKFILE, or take --firewall nftables)"
+        raise FirewallError(
+            f"firewall: open {LOCK}: {error.strerror}{remedy if userns.inner() else ''}"
+        ) from error
     signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     try:
