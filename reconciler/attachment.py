@@ -20,7 +20,7 @@ class Attachments:
         self.operations: list[Operation] = []
         self.problems: list[tuple[str, str]] = []
         self._wirings: dict[str, bundle.Wiring] = {}
-        self._files: dict[str, dict[str, str]] = {}
+        self._files: dict[str, dict[str, bytes]] = {}
 
     def look(
         self, spec: Spec, hosts_of: Callable[[], Hosts], *, only: frozenset[str] | None
@@ -40,7 +40,7 @@ class Attachments:
                     host_text = dnsfiles.host_resolv_conf()
                 hosts = hosts or hosts_of()
                 wanted = {
-                    "resolv.conf": resolv_conf(dns, host_text or ""),
+                    "resolv.conf": resolv_conf(dns, host_text or "").encode(),
                     "hosts": hosts.text(serving, dns),
                 }
                 place = f"{self.run_dir}/dns/{serving.name}"
@@ -83,3 +83,11 @@ class Attachments:
         """Take away the dns files of containers that are gone."""
         for name in dnsfiles.standing(self.run_dir) - set(kept):
             dnsfiles.remove(self.run_dir, name)
+
+
+def renew_hosts(run_dir: str, hosts: Hosts, readers: Iterable[Container]) -> None:
+    """Bring the hosts files of these containers up to date: a fellow has come or gone, or has another
+    address."""
+    for container in readers:
+        if container.dns is not None and container.mode in ("network", "none"):
+            dnsfiles.renew_hosts(run_dir, container.name, hosts.text(container, container.dns))

@@ -43,7 +43,15 @@ def reconcile_main(argv: Sequence[str] | None = None) -> int:
 def reconcile_entry() -> NoReturn:
     """`runcnet-reconcile` as a program: what it holds is freed at once by the kernel, where Python
     would take thousands of containers apart piece by piece."""
-    code = reconcile_main()
+    _leave(reconcile_main())
+
+
+def entry() -> NoReturn:
+    """`runcnet` as a program, ended in the same way."""
+    _leave(main())
+
+
+def _leave(code: int) -> NoReturn:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -51,14 +59,19 @@ def reconcile_entry() -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`runcnet`."""
+    """`runcnet`, up to its exit code."""
     parser = Parser(prog="runcnet", description="Container networks for plain runc.")
     parser.add_argument("--version", action="version", version=f"runcnet {__version__}")
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shared = common()
 
+    words = list(sys.argv[1:] if argv is None else argv)
+    asked = words[0] if words and not words[0].startswith("-") else None
+
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
-        one = verbs.add_parser(name, parents=[shared], help=text, description=text)
+        # To give the shared options to all of them takes longer than to make a container.
+        parents = [shared] if asked in (None, name) else []
+        one = verbs.add_parser(name, parents=parents, help=text, description=text)
         one.set_defaults(run=run)
         return one
 
@@ -110,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rm = command("rm", sandboxes.run_rm, "take away what `add` declared")
     rm.add_argument("names", nargs="+", metavar="NAME")
     rm.add_argument("--force", action="store_true", help="also what is in use")
-    options = parser.parse_args(argv)
+    options = parser.parse_args(words)
     return guarded(lambda: int(options.run(options)))
 
 

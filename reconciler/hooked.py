@@ -36,6 +36,12 @@ class Hooked:
         self._store.drop_attachments([name])
         self.gone[name] = self.known.pop(name, None)
 
+    def leaving(self, spaces: Collection[str] | None = None) -> list[Attachment]:
+        """Those that go and whose namespace is still on record (`spaces`; None: it is not asked). They
+        are where they were attached: nobody need search for them."""
+        going = [one for one in self.gone.values() if one is not None]
+        return [one for one in going if spaces is None or one.name in spaces]
+
     def clear(self, run_dir: str) -> None:
         """Take away the files that were written for those that went."""
         for name, one in self.gone.items():

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from reconciler.core.errors import LockedError
 from reconciler.host.files import own_directory
 
-PAUSE_S = 0.05
+PAUSE_S = 0.01
 SOCKET = "\0runcnet"
 """An abstract unix socket name is unique in a network namespace, whatever folders are used."""
 DAEMON_FILE = "daemon.lock"

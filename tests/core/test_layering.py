@@ -9,7 +9,7 @@ IMPURE = {"os", "socket", "subprocess", "threading", "time", "logging", "yaml", 
           "watchdog", "random", "pathlib", "sys"}  # fmt: skip
 ONLY = {
     "yaml": "yamlfile.py",
-    "sqlite3": "damage.py store.py trials.py record.py",
+    "sqlite3": "damage.py store.py trials.py record.py index.py",
     "iptc": "worker.py",
     "rich": "terminal.py",
     "watchdog": "watch.py",
@@ -44,7 +44,9 @@ UPPER = {
     "prompt",
     "validate",
     "entering",
+    "fellows",
     "scoped",
+    "alone",
     "sandboxes",
     "listing",
 }
