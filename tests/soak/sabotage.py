@@ -83,7 +83,7 @@ SPACE = {
         "ip -n {netns} route del default; ip -n {netns} route add default dev lo",
         "ip -n {netns} route del default dev lo",
     ),
-    "rules": Blow("ip -n {netns} rule flush; ip -n {netns} rule add lookup main pref 32766"),
+    "rules": Blow("ip -n {netns} rule flush protocol 114; ip -n {netns} -6 rule flush protocol 114"),
     "ping groups": Blow("ip netns exec {netns} sysctl -qw net.ipv4.ping_group_range='1 0'"),
     "somaxconn": Blow("ip netns exec {netns} sysctl -qw net.core.somaxconn=99"),
     "path unmounted": Blow("umount -l /run/netns/{netns}", kills=True),
