@@ -8,12 +8,14 @@ import msgspec
 
 from reconciler.core.attached import Attachment
 from reconciler.core.errors import ObjectError, RuncnetError
+from reconciler.core.observed import INTENT
 from reconciler.core.report import Report
 from reconciler.core.request import Request
 from reconciler.core.schema import unknown
 from reconciler.core.spec import Loaded
-from reconciler.host import ipfile, procs, rtnl
+from reconciler.host import ipfile, netns, procs, rtnl
 from reconciler.host.machine import boot_id
+from reconciler.host.observe import adopt
 from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import Shelf
@@ -76,6 +78,21 @@ def check_free(one: Attachment, store: Store, record: Record) -> None:
             )
 
 
+def holder(one: Attachment, store: Store, record: Record, netns_dir: str) -> str:
+    """Why its id is somebody else's who was not attached; empty: it is free. The record must be there.
+
+    Such a one may be declared nowhere (any more), and still be in use.
+    """
+    cookie = record.spaces([one.name]).get(one.name, INTENT)
+    if cookie in (INTENT, one.cookie) or store.attachments([one.name]):
+        return ""
+    places = [f"{netns_dir}/{file}" for file in netns.read(netns_dir, ())[1]]
+    for space in rtnl.scan([*places, *procs.namespaces().values()]):
+        if not space.error and space.cookie == cookie:
+            return f"another container of that name stands (see `runcnet status {one.name}`)"
+    return ""
+
+
 def scope(one: Attachment) -> frozenset[str]:
     """What is looked at for an attachment: it, its networks, and the host."""
     interfaces = msgspec.json.decode(one.body)["interfaces"]
@@ -117,6 +134,11 @@ def attach(settings: Settings, request: Request) -> None:
     one = attachment_of(request)
     with opened(settings, change=True) as (store, record):
         check_free(one, store, record)
+        if not record.present:
+            # Whose is whose is read back before a newcomer is among them.
+            current = Pass(settings, store=store, record=record, changing=True)
+            _, spec, _ = current.read()
+            adopt(record, current.observe(spec))
         try:
             address = _attach(settings, store, record, one)
             if one.ip_file:
@@ -138,6 +160,7 @@ def _attach(settings: Settings, store: Store, record: Record, one: Attachment) -
     started = time.monotonic()
     with store.transaction():
         old = store.book()
+        held = holder(one, store, record, settings.netns_dir)
         store.save_attachment(one)
         current = Pass(settings, store=store, record=record, changing=True, only=scope(one))
         current.shelf.newcomer = one.name
@@ -150,8 +173,8 @@ def _attach(settings: Settings, store: Store, record: Record, one: Attachment) -
         why = refusal(
             prospect, one, lambda: Shelf(settings.config_dirs).read(memory, doubts, others).loaded
         )
-        if why:
-            raise RuncnetError(f"{one.name}: {why}")
+        if why or held:
+            raise RuncnetError(f"{one.name}: {why or held}")
         current.keep_books(prospect, old)
     record.note_spaces({one.name: one.cookie})
     outcomes = current.settle(prospect)

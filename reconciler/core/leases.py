@@ -292,6 +292,11 @@ class _Assigner:
                     taken.add(address.value)
                 if not explicit or (network, address) not in explicit:
                     self.staying[key] = address
+            elif not stands and (network, version) in self.pools:
+                # Freed by this very pass, and so after all others.
+                pool = self.pools[network, version]
+                if pool.offered(address.value):
+                    pool.freed.setdefault(address.value, self.book.serial + 1)
 
     def _give(self, key: Key, pool: _Pool, old: Address | None, reason: str) -> None:
         value = None
