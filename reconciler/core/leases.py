@@ -5,6 +5,7 @@ container. Never-used addresses go first, then the one freed longest ago.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -75,6 +76,8 @@ class _Pool:
         self.ranges = [r for r in network.ranges if r.version == version]
         self.taken: set[int] = {g.value for g in network.gateways if g.version == version}
         self.freed = freed
+        self.released: dict[int, None] = {}
+        """What is freed just now, in that order."""
         self._fresh = self._never_used()
         self._again: Iterator[int] | None = None
 
@@ -86,11 +89,12 @@ class _Pool:
         return self.usable(value) and any(r.first <= value <= r.last for r in self.ranges)
 
     def _never_used(self) -> Iterator[int]:
-        taken, freed = self.taken, self.freed
+        taken, freed, released = self.taken, self.freed, self.released
         for r in self.ranges:
             for value in range(r.first, r.last + 1):
                 # Thousands may be taken: that is asked first, for it costs least.
-                if value not in taken and value not in freed and self.usable(value):
+                used = value in taken or value in freed or value in released
+                if not used and self.usable(value):
                     yield value
 
     def take(self) -> int | None:
@@ -101,7 +105,8 @@ class _Pool:
                 return value
         if self._again is None:
             # In order already where a ledger has kept them so: that costs one walk.
-            self._again = iter(sorted(self.freed, key=self.freed.__getitem__))
+            freed = sorted(self.freed, key=self.freed.__getitem__)
+            self._again = chain(freed, self.released)
         for value in self._again:
             if value not in self.taken and self.offered(value):
                 self.taken.add(value)
@@ -296,7 +301,7 @@ class _Assigner:
                 # Freed by this very pass, and so after all others.
                 pool = self.pools[network, version]
                 if pool.offered(address.value):
-                    pool.freed.setdefault(address.value, self.book.serial + 1)
+                    pool.released.setdefault(address.value)
 
     def _give(self, key: Key, pool: _Pool, old: Address | None, reason: str) -> None:
         value = None
