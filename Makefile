@@ -17,16 +17,16 @@ RUN = $(VENV)/bin/python
 WARNINGS = -std=gnu11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 C_FILES = $(wildcard _netlink/*.[ch] benchmarks/*.c tests/c/*.c)
 
-.PHONY: demo test growth lint soak bench bench-quick setup test-setup clean
+.PHONY: demo test growth lint soak bench bench-quick setup test-setup compiled clean
 
-demo: setup
+demo: setup compiled
 	$(RUN) -m tests.support.demo
 
-test: test-setup lint
+test: test-setup lint compiled
 	$(RUN) -m pytest -q -n 4 --dist worksteal tests --ignore tests/kernel/test_growth.py
 	$(RUN) -m pytest -q tests/kernel/test_growth.py
 
-growth: test-setup
+growth: test-setup compiled
 	RUNCNET_MANY=10000 $(RUN) -m pytest -q tests/kernel/test_growth.py
 
 lint: test-setup
@@ -37,7 +37,7 @@ lint: test-setup
 	for file in $(filter %.c,$(filter-out _netlink/_rtnl.c,$(C_FILES))); do \
 		$(CC) $(WARNINGS) -O2 -fsyntax-only -I_netlink $$file || exit 1; done
 
-soak: test-setup
+soak: test-setup compiled
 	$(RUN) -m tests.soak $(SOAK)
 
 bench: setup
@@ -48,6 +48,10 @@ bench: setup
 
 bench-quick: setup
 	$(RUN) -m benchmarks.bench --quick
+
+# Where PYTHONDONTWRITEBYTECODE is set, each process of an editable install would compile all anew.
+compiled: setup
+	@$(RUN) -m compileall -q reconciler tests
 
 setup: $(VENV)/.runtime
 test-setup: setup $(VENV)/.test

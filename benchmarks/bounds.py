@@ -146,7 +146,7 @@ TESTS = {
     "the host pings 3,000 routed and 1,000 bridged members, each a random other":
         "tests/kernel/test_growth.py::test_the_host_reaches_every_member_and_each_reaches_another",
     "10,000 routed made, checked, changed and removed, nothing leaked":
-        "tests/kernel/test_growth.py::test_ten_thousand_come_change_and_go_without_a_trace",
+        "tests/kernel/test_growth.py::test_thousands_come_change_and_go_without_a_trace",
     "each way of saving a file is picked up":
         "tests/kernel/test_daemon.py::test_each_way_of_saving_is_heard",
     "1,000 files in a burst are few passes":
