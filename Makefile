@@ -1,5 +1,6 @@
 # make demo   the main job in a private host: nothing of this machine is changed
 # make test   lint and all tests          make lint   lint alone
+# make soak   ten minutes of random edits, sabotage, kills and restarts; SOAK="--seed 7 --firewall nftables" draws them again
 # make growth  ten thousand containers made, changed and removed (three minutes)
 # make bench  the whole suite, beside a straight C program and other tools (three quarters of an hour)
 # make bench-quick  a check of two ratios to the C program (half a minute)
@@ -16,7 +17,7 @@ RUN = $(VENV)/bin/python
 WARNINGS = -std=gnu11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 C_FILES = $(wildcard _netlink/*.[ch] benchmarks/*.c tests/c/*.c)
 
-.PHONY: demo test growth lint bench bench-quick setup test-setup clean
+.PHONY: demo test growth lint soak bench bench-quick setup test-setup clean
 
 demo: setup
 	$(RUN) -m tests.support.demo
@@ -35,6 +36,9 @@ lint: test-setup
 	$(VENV)/bin/clang-format --dry-run -Werror $(filter-out _netlink/_rtnl.c,$(C_FILES))
 	for file in $(filter %.c,$(filter-out _netlink/_rtnl.c,$(C_FILES))); do \
 		$(CC) $(WARNINGS) -O2 -fsyntax-only -I_netlink $$file || exit 1; done
+
+soak: test-setup
+	$(RUN) -m tests.soak $(SOAK)
 
 bench: setup
 	@sh tests/support/packages.sh $(BENCH_PACKAGES)

@@ -23,6 +23,7 @@ enum {
 };
 
 static const char RUN_DIR[] = "/run/runcnet";
+static const char PASSED_ON[] = "RUNCNET_HOOK_PASSED_ON";
 
 /* The value of the option --run-dir, in either of its forms. */
 static const char *run_dir(int argc, char **argv)
@@ -137,6 +138,11 @@ int main(int argc, char **argv)
         fputs("runcnet-hook: to be called by a runtime, as `runcnet hook STAGE` is\n", stderr);
         return 64;
     }
+    /* args[0] that is this program once more would run itself for ever. */
+    if (getenv(PASSED_ON)) {
+        fprintf(stderr, "runcnet-hook: %s: is runcnet-hook (args[0] is to be runcnet)\n", argv[0]);
+        return 64;
+    }
     int fd = call(run_dir(argc, argv));
     if (fd >= 0) {
         static char state[STATE_MAX];
@@ -149,6 +155,10 @@ int main(int argc, char **argv)
             perror("runcnet-hook: the state cannot be passed on");
             return 1;
         }
+    }
+    if (setenv(PASSED_ON, "1", 1)) {
+        perror("runcnet-hook");
+        return 1;
     }
     if (strchr(argv[0], '/'))
         execv(argv[0], argv);

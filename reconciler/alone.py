@@ -14,7 +14,6 @@ from reconciler.core.desired import with_members
 from reconciler.core.errors import FirewallError
 from reconciler.core.known import claims_of, fits
 from reconciler.core.leases import Assignment, Book, Key, assign, is_usable
-from reconciler.core.ledger import Place
 from reconciler.core.memory import Grown, Memory
 from reconciler.core.model import FORWARDING, Address, Container, Network, Range, Spec
 from reconciler.core.observed import Observed
@@ -158,7 +157,7 @@ class Glimpse:
         """Leases are looked up as well."""
         return self
 
-    def excerpt(self, names: Collection[str], networks: Collection[str]) -> Book:
+    def excerpt(self, names: Collection[str] | None) -> Book:
         """See `Ledger`; of what was freed, `Alone` looks up what it needs."""
         return self.book
 
@@ -166,9 +165,7 @@ class Glimpse:
         """See `Ledger`."""
         return self._store.leased(network, address.version).get(f"{address.value:x}")
 
-    def taken(
-        self, places: Iterable[Place], *, but: Mapping[str, Container]
-    ) -> dict[Place, set[int]]:
+    def assign(self, spec: Spec, excerpt: Book, **more: Any) -> tuple[Book, Assignment]:
         """Not asked for: `Alone` picks addresses itself."""
         raise NotImplementedError
 

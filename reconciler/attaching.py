@@ -7,11 +7,12 @@ import msgspec
 
 from reconciler.core.attached import Attachment
 from reconciler.core.errors import RuncnetError
+from reconciler.core.observed import INTENT
 from reconciler.core.report import Report
 from reconciler.core.request import Request
 from reconciler.core.schema import unknown
 from reconciler.core.spec import Loaded
-from reconciler.host import procs, rtnl
+from reconciler.host import netns, procs, rtnl
 from reconciler.host.machine import boot_id
 from reconciler.host.record import Record
 from reconciler.host.store import Store
@@ -68,6 +69,21 @@ def check_free(one: Attachment, store: Store, record: Record) -> None:
                 f"{one.name}: its namespace is that of container {name} (a declared container needs "
                 "no hook: drop one of the two)"
             )
+
+
+def holder(one: Attachment, store: Store, record: Record, netns_dir: str) -> str:
+    """Why its id is somebody else's who was not attached; empty: it is free. The record must be there.
+
+    Such a one may be declared nowhere (any more), and still be in use.
+    """
+    cookie = record.spaces([one.name]).get(one.name, INTENT)
+    if cookie in (INTENT, one.cookie) or store.attachments([one.name]):
+        return ""
+    places = [f"{netns_dir}/{file}" for file in netns.read(netns_dir, ())[1]]
+    for space in rtnl.scan([*places, *procs.namespaces().values()]):
+        if not space.error and space.cookie == cookie:
+            return f"another container of that name stands (see `runcnet status {one.name}`)"
+    return ""
 
 
 def scope(one: Attachment) -> frozenset[str]:

@@ -4,7 +4,14 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from reconciler.attaching import attachment_of, check_free, failure, first_address, refusal
+from reconciler.attaching import (
+    attachment_of,
+    check_free,
+    failure,
+    first_address,
+    holder,
+    refusal,
+)
 from reconciler.core.agenda import ALL
 from reconciler.core.attached import Attachment
 from reconciler.core.errors import LockedError, RuncnetError
@@ -87,10 +94,14 @@ class Guests:
         store, record = k.books.store, k.books.record
         one = attachment_of(request)
         check_free(one, store, record)
+        why = self._declared(one.name) or holder(one, store, record, k.settings.netns_dir)
+        if why:
+            # Before the books know it: they would take what is the other's for its own.
+            raise RuncnetError(f"{one.name}: {why}")
+        before = store.attachments([one.name]).get(one.name)
         k.shelf.newcomer = one.name
         store.save_attachment(one)
         record.note_spaces({one.name: one.cookie})
-        why = "it cannot be judged"
         try:
             why = self._join(one)
             if not why and one.ip_file:
@@ -99,9 +110,22 @@ class Guests:
         except BaseException:
             self._detach(one.name)
             raise
-        if why:
+        if why and before is not None and before.cookie == one.cookie:
+            # It was attached already, and stays as it was.
+            store.save_attachment(before)
+            self._join(before)
+        elif why:
             self._detach(one.name)
+        if why:
             raise RuncnetError(f"{one.name}: {why}")
+
+    def _declared(self, name: str) -> str:
+        """Where a file declares it; empty: nowhere."""
+        assert self._keeper.world is not None  # we have caught up
+        found = self._keeper.world.declared.loaded.spec.containers.get(name)
+        if found is None or found.hooked:
+            return ""
+        return f"container {name} is declared at {found.place.file}:{found.place.line} already"
 
     def _join(self, one: Attachment) -> str:
         """Make it; answers why it is not as it should be."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
-from reconciler.core.attached import Attachment, over, rebuilt, unknown
+from reconciler.core.attached import Attachment, left_over, over, rebuilt, unknown
 from reconciler.core.leases import Book
 from reconciler.core.model import Address, Spec
 from reconciler.core.observed import Observed
@@ -71,7 +71,11 @@ class Hooked:
         ended = over(self.known.values(), observed, boot)
         # One whose process is there and cannot be looked into may well live.
         ended -= {n for n in ended if procs.shut(self.known[n].pid, self.known[n].started)}
-        found = [seen for seen in unknown(self.known, observed) if seen.name not in self.gone]
+        known = self.known.keys() | self.gone.keys()
+        found = unknown(known, observed, spec.containers)
+        # What a kill between the books and the kernel has left, with a mount that keeps it.
+        left = {seen.name for seen in left_over(known, observed, spec.containers)}
+        ended |= left if left and not procs.veiled() else set()
         if not self._whole:
             return bool(ended or found)
         for name in ended:

@@ -13,6 +13,7 @@ from reconciler.attaching import (
     check_free,
     failure,
     first_address,
+    holder,
     refusal,
     scope,
 )
@@ -22,6 +23,7 @@ from reconciler.core.report import Report
 from reconciler.core.request import Request
 from reconciler.host import ipfile
 from reconciler.host.index import Index, settled_stamps, stamps
+from reconciler.host.observe import adopt
 from reconciler.host.removal import Outcome
 from reconciler.load import Shelf
 from reconciler.once import done, opened, report_of
@@ -70,6 +72,11 @@ class Joining:
     def attach(self, one: Attachment) -> None:
         """Make it. Raises RuncnetError; nothing is left then."""
         check_free(one, self._store, self._record)
+        if not self._record.present:
+            # Whose is whose is read back before a newcomer is among them.
+            current = self._pass(None)
+            _, spec, _ = current.read()
+            adopt(self._record, current.observe(spec))
         try:
             try:
                 address = self._small(one, leaving=False)
@@ -106,6 +113,7 @@ class Joining:
         files, known = consulted(settings, store, record, index)
         edit = Edit(one.file, None, None if leaving else one.tree())
         with store.transaction():
+            held = "" if leaving else holder(one, store, record, settings.netns_dir)
             if not leaving:
                 store.save_attachment(one)
             world = Glimpse(known, index, store, record, frozenset({one.name}), {one.name: edit})
@@ -116,8 +124,8 @@ class Joining:
                 current.hooked.leave(one.name)
             prospect = current.look()
             why = "" if leaving else refusal(prospect, one, lambda: prospect.declared.loaded)
-            if why:
-                raise Widen(why)  # it is refused by who has looked at everything
+            if why or held:
+                raise Widen(why or held)  # it is refused by who has looked at everything
             old, world.book = world.book, prospect.assignment.book
             current.keep_books(prospect, old)
         if not leaving:
@@ -140,6 +148,7 @@ class Joining:
         found = stamps(self._settings.config_dirs)
         with store.transaction():
             old = store.book()
+            held = holder(one, store, self._record, self._settings.netns_dir)
             store.save_attachment(one)
             current = self._pass(scope(one))
             current.shelf.newcomer = one.name
@@ -151,8 +160,8 @@ class Joining:
             memory, doubts = store.memory(), store.trials.doubts()
             folders = self._settings.config_dirs
             why = refusal(prospect, one, lambda: Shelf(folders).read(memory, doubts, others).loaded)
-            if why:
-                raise RuncnetError(f"{one.name}: {why}")
+            if why or held:
+                raise RuncnetError(f"{one.name}: {why or held}")
             current.keep_books(prospect, old)
         self._record.note_spaces({one.name: one.cookie})
         report = self._carried(current, prospect, started)
@@ -174,7 +183,7 @@ class Joining:
             learn(self._index, settled_stamps(found), prospect, current)
         self._outcome(one, prospect, report, leaving=True)
 
-    def _pass(self, only: frozenset[str]) -> Pass:
+    def _pass(self, only: frozenset[str] | None) -> Pass:
         store, record = self._store, self._record
         return Pass(self._settings, store=store, record=record, changing=True, only=only)
 

@@ -18,7 +18,7 @@ from reconciler.host.observe import busy_in
 from reconciler.host.store import Store
 from reconciler.load import Shelf
 from reconciler.once import done, report_of
-from reconciler.part import Part, Widen
+from reconciler.part import Part, Widen, stuck
 from reconciler.prospect import Prospect, Settings, taking_away
 from reconciler.reconcile import READS, Pass
 from reconciler.rules import Rules, mended
@@ -114,6 +114,7 @@ class Keeper:
                 # no ground for a small pass: it could hand out an address for the second time.
                 self.agenda.mark([ALL], time.monotonic())
                 due |= {ALL}
+                self._rules.remind(self.books.store)
             self._oldest = None
             if self.settled_trial():
                 stale = True
@@ -274,6 +275,8 @@ class Keeper:
         if leaving:
             self._rules.dismiss([leaving])
         world.learn(prospect, part.seen, part.names)
+        if stuck(prospect, outcomes):
+            self.agenda.mark([ALL], time.monotonic())
         crowd = self._edited & part.names
         self._edited -= crowd
         crowd |= {

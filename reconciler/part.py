@@ -12,17 +12,18 @@ import msgspec
 
 from reconciler.core.desired import with_members
 from reconciler.core.errors import FirewallError
-from reconciler.core.leases import Assignment, Book, Key, assign
-from reconciler.core.ledger import Place
+from reconciler.core.hostview import in_the_way
+from reconciler.core.leases import Assignment, Book, Key
 from reconciler.core.model import FORWARDING, Address, Container, Spec
 from reconciler.core.observed import Observed
-from reconciler.core.ops import Operation, SetSysctl
+from reconciler.core.ops import MakeContainer, Operation, SetSysctl
 from reconciler.core.policy import Publication
 from reconciler.core.resolver import Hosts
 from reconciler.core.standing import standing_addresses
 from reconciler.core.wanted import Desired, Member
 from reconciler.hooked import Hooked
 from reconciler.host.apply import Outcome
+from reconciler.host.rtnl import routes_to
 from reconciler.load import Declared
 from reconciler.prospect import Prospect
 from reconciler.reconcile import FEW, Pass
@@ -39,11 +40,17 @@ class Widen(Exception):  # noqa: N818 - no error: it asks for a whole pass
 class Leases(Protocol):
     """What a small pass must know of other containers' addresses; see `Ledger`."""
 
-    def excerpt(self, names: Collection[str], networks: Collection[str]) -> Book: ...
+    def excerpt(self, names: Collection[str] | None) -> Book: ...
     def lessee(self, network: str, address: Address) -> str | None: ...
-    def taken(
-        self, places: Iterable[Place], *, but: Mapping[str, Container]
-    ) -> dict[Place, set[int]]: ...
+    def assign(
+        self,
+        spec: Spec,
+        excerpt: Book,
+        *,
+        standing: Mapping[Key, Address],
+        busy: Callable[[str], bool],
+        kept: Collection[str],
+    ) -> tuple[Book, Assignment]: ...
 
 
 class Surroundings(Protocol):
@@ -118,8 +125,7 @@ class Part(Pass):
             other = self.world.holder(container)
             if other is not None and other not in self.names:
                 raise Widen(f"{container.name} wants what {other} has")
-        near = {i.network for container in some.values() for i in container.interfaces}
-        self.book = self.world.ledger.excerpt(self.names, near)
+        self.book = self.world.ledger.excerpt(self.names)
         return declared, Spec(networks=spec.networks, containers=some), self.book
 
     def read_again(self) -> tuple[Declared, Spec]:
@@ -175,16 +181,9 @@ class Part(Pass):
             for address in interface.addresses:
                 if ledger.lessee(interface.network, address) not in (None, *self.names):
                     raise Widen("a declared address is held by another container's lease")
-        near = {i.network: spec.networks[i.network] for i in interfaces}
-        places = [(name, s.version) for name, network in near.items() for s in network.subnets]
-        return assign(
-            msgspec.structs.replace(spec, networks=near),
-            book,
-            standing=standing_addresses(observed, spec, book, but=self.hooked.gone),
-            busy=busy,
-            kept=kept,
-            taken=ledger.taken(places, but=spec.containers),
-        )
+        standing = standing_addresses(observed, spec, book, but=self.hooked.gone)
+        self.book, found = ledger.assign(spec, book, standing=standing, busy=busy, kept=kept)
+        return found
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
         """These containers, in networks as the last whole pass resolved them."""
@@ -204,6 +203,12 @@ class Part(Pass):
         if any(not networks.bridges[name].external for name in lost):
             raise Widen(f"the bridge of network {min(lost)} is not there")
         desired = with_members(networks, spec, addresses, machine=self.machine, groups=self.groups)
+        members = desired.members.values()
+        to = [Address(*r.to[:2]) for m in members for e in m.endpoints for r in e.routes]
+        for route in routes_to(to) if to else ():
+            # Of the host's routes only those through links of ours were looked at.
+            if route is not None and in_the_way(route):
+                raise Widen(f"the host's route to {route.to} is not runcnet's")
         for name in self.names:
             member = desired.members.get(name)
             wanted = member.publications if member is not None else ()
@@ -232,3 +237,13 @@ class Part(Pass):
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
         """Hosts files name everybody."""
         return self.world.hosts(assignment.addresses)
+
+
+def stuck(prospect: Prospect, outcomes: Collection[Outcome]) -> bool:
+    """Whether a container could not be made while something of it is there: what holds it may be
+    another link of the host, of which only a look at everything knows."""
+    return any(
+        o.error and isinstance(o.operation, MakeContainer)
+        and o.operation.member.name in prospect.observed.containers
+        for o in outcomes
+    )  # fmt: skip

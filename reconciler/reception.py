@@ -47,6 +47,11 @@ class Reception:
     def serve(self) -> None:
         """Answer the next call. Raises LockedError where that has to wait for somebody else's work."""
         call = self._calls[0]
+        if not self._door.waits(call):
+            # A start that was given up: the process may be another by now that has its number.
+            self._calls.pop(0)
+            self._door.leave(call)
+            return
         try:
             code, text = self._answer(call)
         except LockedError as error:

@@ -137,7 +137,8 @@ class Pass(Looking):
         options = Options(
             max_removals=settings.max_removals,
             no_interrupt=settings.no_interrupt,
-            only=self.only,
+            # What has ended goes at once, whatever else is looked at: nobody else has heard of it.
+            only=None if self.only is None else self.only | self.hooked.going,
         )
         decided = plan(desired, observed, scene, options)
         problems = {name: list(texts) for name, texts in decided.problems.items()}

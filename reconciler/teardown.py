@@ -4,7 +4,7 @@ from reconciler.core import ops
 from reconciler.core.leases import Book
 from reconciler.core.model import Spec
 from reconciler.core.report import Done
-from reconciler.host import dnsfiles, firewall
+from reconciler.host import dnsfiles, firewall, ipfile
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.observe import adopt, busy_in
 from reconciler.once import opened
@@ -76,6 +76,10 @@ def teardown(settings: Settings) -> list[Done]:
                 freed[key.network, address] = serial
             store.save_book(old, Book(held={}, freed=freed, serial=serial))
             store.trials.end()
-            store.drop_attachments(list(store.attachments()))
+            attached = store.attachments()
+            store.drop_attachments(list(attached))
             store.remember({}, forget=list(store.remembered()))
+        for gone in attached.values():
+            if gone.ip_file:
+                ipfile.drop(gone.ip_file)
     return [Done(operation=o.operation, ok=o.error is None, error=o.error) for o in outcomes]

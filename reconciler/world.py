@@ -79,7 +79,7 @@ class World:
         """Take over what a pass found out about these containers (None: about everything)."""
         self.declared = prospect.declared
         if names is None:
-            if self.ledger.book != prospect.assignment.book:
+            if not self.ledger.says(prospect.assignment.book):
                 self.ledger = Ledger(prospect.assignment.book)
             self.ledger.give(prospect.spec.containers.values())
             self.networks = prospect.desired

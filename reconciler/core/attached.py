@@ -7,7 +7,7 @@ where its namespace is found (by the processes that live in it; no path holds it
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -114,16 +114,36 @@ def over(attached: Iterable[Attachment], observed: Observed, boot: str) -> set[s
     return gone
 
 
-def unknown(attached: Attached, observed: Observed) -> list[SeenContainer]:
-    """Containers with marks of a hook and a living namespace that no attachment is known of."""
+def unknown(
+    attached: Collection[str], observed: Observed, declared: Collection[str]
+) -> list[SeenContainer]:
+    """Containers with marks of a hook and a living namespace that no attachment is known of.
+
+    `declared`: containers of files. Whoever may write marks inside such a one cannot make a hook's of
+    it while its file is there.
+    """
     return [
         seen
         for seen in observed.containers.values()
         if seen.name not in attached
         and seen.source
-        and seen.ends
-        and all(end.hook for end in seen.ends)
+        and seen.hooked
+        and not (seen.netns and seen.name in declared)
         and names.NAME.match(seen.name)
+    ]
+
+
+def left_over(
+    attached: Collection[str], observed: Observed, declared: Collection[str]
+) -> list[SeenContainer]:
+    """Containers with marks of a hook that neither an attachment is known of nor any process lives in."""
+    return [
+        seen
+        for seen in observed.containers.values()
+        if seen.hooked
+        and not seen.source
+        and seen.name not in attached
+        and seen.name not in declared
     ]
 
 

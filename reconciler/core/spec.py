@@ -191,6 +191,10 @@ class _Judge:
                 home = self.homes.get(("containers", container.name))
                 if home is not None:
                     text = f"its replica {container.name} is declared at {home[0].place(home[1], key=True)}"
+                    if home[0].hook:
+                        text = (
+                            f"its replica {container.name} was attached by a hook (stop it first)"
+                        )
                     self._note(tree, path, text, key=True)
                     return
                 self.homes["containers", container.name] = (tree, path, standing_in)

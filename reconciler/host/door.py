@@ -120,6 +120,20 @@ class Door:
             visitor.sock.send(f"{code}\n{text}".encode(errors="replace")[: 1 << 16])
         self._send_off(request.visitor)
 
+    def waits(self, request: Request) -> bool:
+        """Whether whoever asked is still there for the answer."""
+        visitor = self._visitors.get(request.visitor)
+        if visitor is None:
+            return False
+        look = select.poll()
+        look.register(visitor.sock.fileno(), 0)  # POLLHUP is always told: both ways are closed
+        return not look.poll(0)
+
+    def leave(self, request: Request) -> None:
+        """Part from somebody who has gone."""
+        if request.visitor in self._visitors:
+            self._send_off(request.visitor)
+
     def _let_in(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while len(self._visitors) < VISITORS:

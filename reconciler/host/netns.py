@@ -47,16 +47,19 @@ def read(
     for name, space in spaces.items():
         if space.error == 0:
             states[name] = FileState.NAMESPACE
-        elif space.error in (errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-            # It may well be a namespace: nothing may be concluded from a dump that failed.
-            raise ObjectError(
-                "host", f"look into {directory}/{name}", os.strerror(space.error), errno=space.error
-            )
         else:
+            check(f"{directory}/{name}", space)
             state = _plain(f"{directory}/{name}")
             if state is not None:
                 states[name] = state
     return states, {name: spaces[name] for name, s in states.items() if s is FileState.NAMESPACE}
+
+
+def check(path: str, space: Space) -> None:
+    """Raise ObjectError where a dump failed for want of something: it may well be a namespace, and
+    nothing may be concluded from that."""
+    if space.error in (errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+        raise ObjectError("host", f"look into {path}", os.strerror(space.error), errno=space.error)
 
 
 def _plain(path: str) -> FileState | None:

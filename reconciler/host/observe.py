@@ -88,6 +88,8 @@ def _attached(
     """What is found there; a process may be gone, and another one have its number."""
     cookies = {one.source: one.cookie for one in attached}
     found = dict(zip(cookies, rtnl.scan(list(cookies), sysctls=sysctls, key=key), strict=True))
+    for path, space in found.items():
+        netns.check(path, space)
     return {path: s for path, s in found.items() if not s.error and s.cookie == cookies[path]}
 
 
@@ -161,8 +163,10 @@ def _living(dumps: Dumps, witness: Witness, expected: Iterable[str]) -> dict[str
     known = {space.inode for found in (spaces, attached) for space in found.values()}
     known.add(host.inode)
     paths = [path for inode, path in procs.namespaces().items() if inode not in known]
-    found = rtnl.scan(paths, sysctls=dumps.sysctls, key=dumps.key)
-    return attached | dict(zip(paths, found, strict=True))
+    found = dict(zip(paths, rtnl.scan(paths, sysctls=dumps.sysctls, key=dumps.key), strict=True))
+    for path, space in found.items():
+        netns.check(path, space)
+    return attached | found
 
 
 def _unknown(alias: str, witness: Witness) -> bool:

@@ -39,14 +39,31 @@ def shut(pid: int, began: int) -> bool:
     return False
 
 
+def veiled() -> bool:
+    """Whether there is a process of which it cannot be seen where it lives (it needs CAP_SYS_PTRACE).
+
+    Process 1 does not count: no hook may attach its namespace.
+    """
+    for pid in _pids():
+        if pid == "1":
+            continue
+        try:
+            os.stat(f"/proc/{pid}/ns/net")
+        except PermissionError:
+            return True
+        except OSError:  # it has ended
+            continue
+    return False
+
+
 def namespaces() -> dict[int, str]:
-    """Inode of each network namespace in which a process lives → one `/proc/PID/ns/net`."""
+    """Inode of each network namespace in which a thread lives → one path to it in /proc."""
     found: dict[int, str] = {}
     for pid in _pids():
-        path = f"/proc/{pid}/ns/net"
-        inode = _inode(path)
-        if inode is not None:
-            found.setdefault(inode, path)
+        for path in (f"/proc/{pid}/ns/net", *_threads(pid)):
+            inode = _inode(path)
+            if inode is not None:
+                found.setdefault(inode, path)
     return found
 
 

@@ -42,6 +42,10 @@ def test_never_used_addresses_first_then_the_longest_freed() -> None:
     assert (given_["x10"], given_["x11"]) == ("10.0.0.2", "10.0.0.3")
 
 
+def test_an_address_that_is_freed_just_now_comes_after_all_others() -> None:
+    assert shown(give(["x"], give(["a"]).book)) == {"x": "10.0.0.3"}
+
+
 def test_a_lost_book_is_read_back_from_the_kernel() -> None:
     key = Key("b", "n", "eth0", 4)
     result = give(["a", "b"], standing={key: parse_address("10.0.0.2")})
