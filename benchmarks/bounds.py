@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import peers, ports, record
+from benchmarks import hooks, peers, ports, record
 from benchmarks.record import Groups
 
 FLAT = 1.02
@@ -76,6 +76,12 @@ def _drift(share: float) -> Callable[[Groups], float | None]:
     return figure
 
 
+def _against_plugins(group: str, actor: str) -> Callable[[Groups], float | None]:
+    return lambda groups: record.ratio(
+        groups.get(group), (actor, hooks.ATTACH), (hooks.PLUGINS, hooks.ATTACH)
+    )
+
+
 def growth_of_memory(curve: list[float]) -> float | None:
     """How many times the highest of the early readings the last ones are (the median of three).
 
@@ -138,6 +144,14 @@ BOUNDS = [
               _middle("thousands", name, case))
         for name in ports.BACKENDS
         for what, case in (("compared", ports.COMPARE), ("one more", ports.ADD))
+    ),
+    *(
+        Bound(f"a hook {how}, {beside}, against CNI bridge + loopback", group, n, limit, "×",
+              _against_plugins(group, actor))
+        for group, n, beside in ((hooks.SMALL, 10, "10 containers"),
+                                 (hooks.LARGE, 1000, "beside 1,000"))
+        for actor, how, limit in ((hooks.WITH_DAEMON, "with the daemon", 1.0),
+                                  (hooks.ALONE, "without a daemon", 4.0))
     ),
     Bound("daemon: memory over 20,000 events, the last readings against the early ones", "memory",
           4000, FLAT, "×", _memory),

@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import installed
 from benchmarks.measure import HERE, definition
 from benchmarks.peers import CNI, cni_calls
-from tests.support.host import CLIENT, RUNCNET, PrivateHost
+from tests.support.host import CLIENT, PrivateHost
 
 NETWORK = "n0"
 GATEWAY = "10.0.0.1"
@@ -29,7 +31,6 @@ HOST_PORT = 18_000
 SMALL, LARGE, PORT = "hooks, 10", "hooks, 1000", "hooks with a port, 10"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 DEADLINE_S = 10.0
-Seconds = dict[str, list[float]]
 
 
 class Call(NamedTuple):
@@ -47,7 +48,14 @@ class Call(NamedTuple):
 def hook(stage: str, name: str, pid: int, asked: dict[str, list[str]]) -> list[Call]:
     """What runc runs for a bundle with our hooks."""
     state = {"ociVersion": "1.0.2", "id": name, "status": "created", "pid": pid, "bundle": "/run"}
-    words = [RUNCNET, "hook", stage, *asked["options"], "--network", NETWORK]
+    words = [
+        "/tmp/h-hook/benchmarks/out/venv/bin/runcnet",
+        "hook",
+        stage,
+        *asked["options"],
+        "--network",
+        NETWORK,
+    ]
     for port in asked["ports"]:
         words += ["--port", port]
     return [Call(asked["hook"][0], words, json.dumps(state), {"PATH": PATH})]
@@ -83,8 +91,7 @@ def timed(calls: list[Call], log: str) -> float:
     return took
 
 
-@contextlib.contextmanager
-def container() -> Iterator[int]:
+def container() -> subprocess.Popen[bytes]:
     """A process in a network namespace of its own."""
     own = os.readlink("/proc/self/ns/net")
     child = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
@@ -93,11 +100,7 @@ def container() -> Iterator[int]:
         if time.monotonic() > deadline:
             raise RuntimeError("no namespace")
         time.sleep(0.001)
-    try:
-        yield child.pid
-    finally:
-        child.kill()
-        child.wait()
+    return child
 
 
 def veths() -> int:
@@ -106,28 +109,35 @@ def veths() -> int:
     return subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout.count(b"\n")
 
 
-def start_and_end(number: int, asked: dict[str, list[str]], log: str) -> dict[str, float]:
+def start_and_end(name: str, pid: int, asked: dict[str, list[str]], log: str) -> dict[str, float]:
     """One container's; RuntimeError where it has no network, or leaves something behind."""
     calls: Callable[[str, str, int, dict[str, list[str]]], list[Call]]
     calls = hook if asked["hook"] else plugins
     before = veths()
-    with container() as pid:
-        name = f"guest-{number}"
-        seconds = {ATTACH: timed(calls("createRuntime", name, pid, asked), log)}
-        ping = ["nsenter", "-t", str(pid), "-n", "ping", "-c1", "-W2", GATEWAY]
-        if subprocess.run(ping, stdout=subprocess.DEVNULL, check=False).returncode:
-            raise RuntimeError(f"{name} does not reach {GATEWAY}")
-        seconds[DETACH] = timed(calls("poststop", name, pid, asked), log)
-        if veths() != before:
-            raise RuntimeError(f"{name} left something behind")
+    seconds = {ATTACH: timed(calls("createRuntime", name, pid, asked), log)}
+    ping = ["nsenter", "-t", str(pid), "-n", "ping", "-c1", "-W2", GATEWAY]
+    if subprocess.run(ping, stdout=subprocess.DEVNULL, check=False).returncode:
+        raise RuntimeError(f"{name} does not reach {GATEWAY}")
+    seconds[DETACH] = timed(calls("poststop", name, pid, asked), log)
+    if veths() != before:
+        raise RuntimeError(f"{name} left something behind")
     return seconds
 
 
 def serve() -> None:
     """The runtime: one start and end for each line."""
     asked = json.loads(sys.stdin.readline())
-    for number, _ in enumerate(sys.stdin):
-        print(json.dumps(start_and_end(number, asked, "/run/said")), flush=True)
+    held = []
+    try:
+        for number, _ in enumerate(sys.stdin):
+            # All of them stay to the end: the kernel would be at work on one's end while others are timed.
+            held.append(container())
+            found = start_and_end(f"guest-{number}", held[-1].pid, asked, "/run/said")
+            print(json.dumps(found), flush=True)
+    finally:
+        for child in held:
+            child.kill()
+            child.wait()
 
 
 # -- outside of it ------------------------------------------------------------------------------------
@@ -164,49 +174,55 @@ def runtime(host: PrivateHost, **asked: list[str]) -> Iterator[Callable[[], dict
         child.stdout.close()
 
 
-def actors(
-    stack: contextlib.ExitStack, count: int, *, firewall: str, ports: list[str]
-) -> dict[str, Callable[[], dict[str, float]]]:
-    """A host for each, with `count` containers that it made itself standing on one bridge."""
-    found = {}
-    for name in (WITH_DAEMON, ALONE, PLUGINS):
-        if name == PLUGINS and (ports or not (CNI / "bridge").exists()):
-            continue
+class Stage:
+    """A private host for each actor, with `count` containers that it made itself on one bridge."""
+
+    def __init__(self, count: int, *, port: bool = False) -> None:
+        """`port`: each container publishes one, by iptables; without, nobody writes rules."""
+        self.count = count
+        self.port = port
+        self._stack = contextlib.ExitStack()
+        self._calls: dict[str, Callable[[], dict[str, float]]] = {}
+
+    def actors(self) -> dict[str, Callable[[], dict[str, float]]]:
+        """Whoever can run here: a start and an end with each call."""
+        names = [WITH_DAEMON, ALONE]
+        if not self.port and (CNI / "bridge").exists():
+            names.append(PLUGINS)
+        return {name: partial(self._once, name, names) for name in names}
+
+    def close(self) -> None:
+        """End all of it."""
+        self._stack.close()
+        self._calls.clear()
+
+    def _once(self, name: str, names: list[str]) -> dict[str, float]:
+        if not self._calls:
+            runcnet = installed.runcnet()
+            self._calls = {one: self._ready(one, runcnet) for one in names}
+            for call in self._calls.values():
+                call()  # what is done once alone: a bridge, a program's bytecode
+        return self._calls[name]()
+
+    def _ready(self, name: str, runcnet: str) -> Callable[[], dict[str, float]]:
         host = PrivateHost()
-        stack.callback(host.close)
-        host.firewall = firewall
+        self._stack.callback(host.close)
+        host.firewall = "iptables" if self.port else "none"
         if name == PLUGINS:
-            words = [sys.executable, str(HERE / "peers.py"), PLUGINS, "/run/netns", str(count)]
-            host.run(*words)
-            found[name] = stack.enter_context(runtime(host, hook=[], options=[], ports=[]))
-            continue
-        host.write("a.yaml", definition(count, "bridge"))
+            words = [sys.executable, str(HERE / "peers.py"), PLUGINS, "/run/netns", str(self.count)]
+            subprocess.run(host.enter(*words), check=True)
+            return self._stack.enter_context(runtime(host, hook=[], options=[], ports=[]))
+        host.write("a.yaml", definition(self.count, "bridge"))
         if not host.reconcile().report["converged"]:
-            raise RuntimeError(f"{count} containers do not stand")
-        program = RUNCNET
+            raise RuntimeError(f"{self.count} containers do not stand")
+        program = runcnet
         if name == WITH_DAEMON:
-            stack.enter_context(host.daemon())
+            self._stack.enter_context(host.daemon())
             program = str(CLIENT)
-        found[name] = stack.enter_context(
-            runtime(host, hook=[program], options=host.options, ports=ports)
+        ports = [f"{HOST_PORT}:80"] if self.port else []
+        return self._stack.enter_context(
+            runtime(host, hook=[program, runcnet], options=host.options, ports=ports)
         )
-    return found
-
-
-def starts(
-    count: int, trials: int, *, firewall: str = "none", ports: tuple[str, ...] = ()
-) -> dict[str, Seconds]:
-    """Starts and ends of one container beside `count` standing ones, the actors in turns."""
-    times: dict[str, Seconds] = {}
-    with contextlib.ExitStack() as stack:
-        calls = actors(stack, count, firewall=firewall, ports=list(ports))
-        for call in calls.values():
-            call()  # what is done once alone: a bridge, a program's bytecode
-        for _ in range(trials):
-            for name, call in calls.items():
-                for case, seconds in call().items():
-                    times.setdefault(name, {}).setdefault(case, []).append(seconds)
-    return times
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A small pass in a process of its own: what a daemon's small pass knows from the passes before it, this
 one looks up, in the index of the run dir and in the books. Where that does not do, it raises Widen."""
 
-import socket
+import _socket as socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -103,7 +103,7 @@ class Glimpse:
         old = self.before.get(name)
         if old is not None:
             here = old.place.file == edit.file and self._index.declared_in(edit.file) == {name}
-            if not here or old.hooked:
+            if not here:
                 raise Widen(f"{name} is declared elsewhere")
         if edit.tree is None:
             if old is None:

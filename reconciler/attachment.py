@@ -1,14 +1,17 @@
 """What is attached to a container from outside the kernel: its bundle and its dns files."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from reconciler.core import ops
 from reconciler.core.model import Container, Spec
 from reconciler.core.ops import Operation
 from reconciler.core.resolver import Hosts, resolv_conf
-from reconciler.core.splice import Mount
-from reconciler.host import bundle, dnsfiles
+from reconciler.host import dnsfiles
 from reconciler.host.apply import Outcome
+
+if TYPE_CHECKING:  # most runs wire no bundle, and a hook none
+    from reconciler.host.bundle import Wiring
 
 
 class Attachments:
@@ -19,7 +22,7 @@ class Attachments:
         self.netns_dir = netns_dir
         self.operations: list[Operation] = []
         self.problems: list[tuple[str, str]] = []
-        self._wirings: dict[str, bundle.Wiring] = {}
+        self._wirings: dict[str, Wiring] = {}
         self._files: dict[str, dict[str, bytes]] = {}
 
     def look(
@@ -33,7 +36,7 @@ class Attachments:
             if only is not None and name not in only:
                 continue
             serving = spec.containers.get(container.join or "", container)
-            mounts: list[Mount] = []
+            places: dict[str, str] = {}
             dns = serving.dns
             if dns is not None and serving.mode in ("network", "none"):
                 if dns.host and host_text is None:
@@ -44,31 +47,34 @@ class Attachments:
                     "hosts": hosts.text(serving, dns),
                 }
                 place = f"{self.run_dir}/dns/{serving.name}"
-                mounts = [Mount(f"/etc/{file}", f"{place}/{file}") for file in wanted]
+                places = {f"/etc/{file}": f"{place}/{file}" for file in wanted}
                 differing = dnsfiles.differing(self.run_dir, serving.name, wanted)
                 if differing and serving is container:
                     self._files[container.name] = wanted
                     self.operations.append(ops.WriteDns(object=name, files=differing))
-            self._look_at_bundle(container, serving, mounts)
+            if container.bundle is not None:
+                self._look_at_bundle(container, container.bundle, serving, places)
 
     def _look_at_bundle(
-        self, container: Container, serving: Container, mounts: Sequence[Mount]
+        self, container: Container, folder: str, serving: Container, places: Mapping[str, str]
     ) -> None:
-        if container.bundle is None:
-            return
+        """`places`: where in the container which file is to be seen."""
+        from reconciler.core.splice import Mount
+        from reconciler.host import bundle
+
         name = f"container/{container.name}"
         found = bundle.look(
-            container.bundle,
+            folder,
             mode=serving.mode,
             netns_path=f"{self.netns_dir}/{serving.netns}",
-            mounts=mounts,
+            mounts=[Mount(*place) for place in places.items()],
             ours=f"{self.run_dir}/dns/",
         )
         if isinstance(found, str):
             self.problems.append((name, found))
         elif found.old != found.new:
             self._wirings[name] = found
-            self.operations.append(ops.WireBundle(object=name, bundle=container.bundle))
+            self.operations.append(ops.WireBundle(object=name, bundle=folder))
 
     def carry_out(self, operations: Iterable[Operation]) -> Iterator[Outcome]:
         """Write what `look` has noted."""
@@ -77,6 +83,8 @@ class Attachments:
                 name = op.object.partition("/")[2]
                 yield Outcome(op, dnsfiles.write(self.run_dir, name, self._files[name]))
             else:
+                from reconciler.host import bundle
+
                 yield Outcome(op, bundle.write(self._wirings[op.object]))
 
     def sweep(self, kept: Iterable[str]) -> None:

@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Collection
-from hashlib import blake2b
 
 import msgspec
 
+from reconciler.core.digests import blake2b
 from reconciler.core.memory import Memory, Young
 from reconciler.core.wanted import Desired, frame
 from reconciler.host import rtnl

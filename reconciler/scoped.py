@@ -124,15 +124,7 @@ def _small(
     index: Index,
 ) -> Applied:
     """As `_whole`, where the index tells enough. Raises Widen."""
-    trials = store.trials
-    if trials.pending() or trials.doubts() or trials.objects():
-        raise Widen("what is tried is noted by whole passes")
-    found = stamps(settings.config_dirs)
-    known = index.known(_key(settings, store, record), found) if found is not None else None
-    if found is None or known is None:
-        raise Widen("the index does not speak of these files")
-    if record.resolved() not in (None, digest_of(known.resolved)):
-        raise Widen("networks were resolved otherwise since")
+    found, known = consulted(settings, store, record, index)
     world = Glimpse(known, index, store, record, request.names, edits)
     for name, edit in edits.items():
         if edit.file in found and name not in world.before:
@@ -156,13 +148,30 @@ def _small(
             found.pop(file, None)
             if now is not None:
                 found[file] = now
-        index.change(edits.keys(), world.fresh.values(), found)
+        key = key_of(settings, store, record)
+        index.change(key, edits.keys(), world.fresh.values(), found)
         if applied.report.held or applied.report.failed:
             index.forget()  # what stands there is not what is declared
     return applied
 
 
-def _key(settings: Settings, store: Store, record: Record) -> bytes:
+def consulted(
+    settings: Settings, store: Store, record: Record, index: Index
+) -> tuple[Stamps, Known]:
+    """The definition files as they are now, and what the index says of them. Raises Widen."""
+    trials = store.trials
+    if trials.pending() or trials.doubts() or trials.objects():
+        raise Widen("what is tried is noted by whole passes")
+    found = stamps(settings.config_dirs)
+    known = index.known(key_of(settings, store, record), found) if found is not None else None
+    if found is None or known is None:
+        raise Widen("the index does not speak of these files")
+    if record.resolved() not in (None, digest_of(known.resolved)):
+        raise Widen("networks were resolved otherwise since")
+    return found, known
+
+
+def key_of(settings: Settings, store: Store, record: Record) -> bytes:
     """All but files that an index is made from."""
     attached = sorted(store.attachments().values(), key=lambda one: one.name)
     folders = (settings.config_dirs, settings.state_dir, settings.netns_dir, settings.firewall)
@@ -220,7 +229,13 @@ def _whole(
         hosts = Hosts(spec, applied.prospect.assignment.addresses)
         renew_hosts(settings.run_dir, hosts, readers)
     if index is not None and found is not None:
-        _learn(index, found, contents, applied, _key(settings, store, record), one)
+        found = settled_stamps(found)
+        for file in contents:
+            now = stamp(file)
+            found.pop(file, None)
+            if now is not None:
+                found[file] = now
+        learn(index, found, applied.prospect, one)
     return applied
 
 
@@ -230,34 +245,19 @@ def networks_of(names: Collection[str], *specs: Spec) -> set[str]:
     return {i.network for c in found for i in c.interfaces}
 
 
-def _learn(
-    index: Index,
-    found: Stamps,
-    edited: Collection[str],
-    applied: Applied,
-    key: bytes,
-    one: Pass,
-) -> None:
-    """Make the index anew from a look at everything; `found`: the files before they were read."""
-    declared = applied.prospect.declared
-    loaded = declared.loaded
+def learn(index: Index, found: Stamps, prospect: Prospect, one: Pass) -> None:
+    """Make the index anew from a look at everything; `found`: the files that were read."""
+    loaded = prospect.declared.loaded
     faults = loaded.rejections or loaded.waiting or loaded.stuck or loaded.lost or loaded.orphans
     if faults or one.store.trials.pending() or one.store.trials.doubts():
         index.forget()
         return
-    found = settled_stamps(found)
-    for file in edited:
-        now = stamp(file)
-        found.pop(file, None)
-        if now is not None:
-            found[file] = now
-    spec = loaded.spec
     index.learn(
-        key,
+        key_of(one.settings, one.store, one.record),
         found,
-        Known(spec.networks, frame(applied.prospect.desired)),
-        spec.containers,
-        odd(applied.prospect.observed, one.record.seals()),
+        Known(loaded.spec.networks, frame(prospect.desired)),
+        loaded.spec.containers,
+        odd(prospect.observed, one.record.seals()),
     )
 
 

@@ -30,7 +30,7 @@ def claims_of(container: Container) -> Iterator[str]:
     """All that a declared container takes."""
     yield f"name {container.name}"
     yield f"name {key_of(container)}"
-    if container.mode in ("network", "none"):
+    if container.mode in ("network", "none") and not container.hooked:
         yield f"netns {container.netns}"
     if container.bundle is not None:
         yield f"bundle {container.bundle}"
@@ -51,7 +51,8 @@ def claims_of(container: Container) -> Iterator[str]:
 
 def claims_carried(seen: SeenContainer) -> Iterator[str]:
     """What a container has that stands otherwise than it is declared, or is not."""
-    yield f"netns {seen.netns}"
+    if seen.netns:
+        yield f"netns {seen.netns}"
     network = {end.inner.index: end.network for end in seen.ends if end.inner is not None}
     for row in seen.space.addresses if seen.space is not None else ():
         if row.protocol == PROTOCOL and row.index in network:

@@ -224,7 +224,9 @@ class Index:
         db.executemany("INSERT INTO fact VALUES (?, ?)", facts.items())
         db.execute("COMMIT")
 
-    def change(self, names: Collection[str], fresh: Iterable[Container], found: Stamps) -> None:
+    def change(
+        self, key: bytes, names: Collection[str], fresh: Iterable[Container], found: Stamps
+    ) -> None:
         """These containers are declared otherwise now, or not any more."""
         db = self._db
         db.execute("BEGIN IMMEDIATE")
@@ -233,7 +235,8 @@ class Index:
         db.executemany("DELETE FROM claim WHERE holder=?", rows)
         db.executemany("DELETE FROM member WHERE container=?", rows)
         self._place(fresh)
-        db.execute("INSERT OR REPLACE INTO fact VALUES ('stamps', ?)", (_packed(found),))
+        facts = {"key": key, "stamps": _packed(found)}
+        db.executemany("INSERT OR REPLACE INTO fact VALUES (?, ?)", facts.items())
         db.execute("COMMIT")
 
     def forget(self) -> None:
