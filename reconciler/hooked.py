@@ -31,6 +31,11 @@ class Hooked:
         """The objects that go."""
         return frozenset(f"container/{name}" for name in self.gone)
 
+    @property
+    def met(self) -> dict[str, Attachment]:
+        """Those that are known, and those that go: no file of the netns dir is theirs."""
+        return self.known | {name: one for name, one in self.gone.items() if one is not None}
+
     def leave(self, name: str) -> None:
         """One is to go."""
         self._store.drop_attachments([name])

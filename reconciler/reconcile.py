@@ -193,7 +193,7 @@ class Pass(Looking):
         """What is declared, as far as it is looked at, and the leases; dumping begins meanwhile."""
         self.looking(None)
         if self._ahead is None:
-            self._ahead = begun(self.settings, self.store, self.record, self.hooked.known)
+            self._ahead = begun(self.settings, self.store, self.record, self.hooked.met)
         declared, spec = self.read_again()
         return declared, spec, self.store.book()
 
