@@ -63,11 +63,11 @@ class Looking:
         containers = None
         if touched is not None:
             containers = {t.partition("/")[2] for t in touched if t.startswith("container/")}
-        known = self.hooked.known
+        known = self.hooked.met
         if containers is not None:
             known = {name: known[name] for name in containers & known.keys()}
         witness = read_witness(self.record, containers, known)
-        places = [*known.values(), *self.hooked.leaving(witness.spaces)]
+        places = list(known.values())
         expected = [
             c.netns
             for c in spec.containers.values()

@@ -41,7 +41,8 @@ class Reception:
         return True
 
     def sweep(self, now: float) -> None:
-        """Send those off who do not say what they want."""
+        """Send those off who do not say what they want; be there for the next ones."""
+        self._door.renew()
         self._door.sweep(now)
 
     def serve(self) -> None:

@@ -195,8 +195,8 @@ class Pass(Looking):
         """What is declared, as far as it is looked at, and the leases; dumping begins meanwhile."""
         self.looking(None)
         if self._ahead is None:
-            known = (*self.hooked.known.values(), *self.hooked.leaving())
-            self._ahead = begun(self.settings, self.store, self.record, known)
+            met = self.hooked.met.values()
+            self._ahead = begun(self.settings, self.store, self.record, met)
         declared, spec = self.read_again()
         return declared, spec, self.store.book()
 

@@ -51,6 +51,9 @@ class Door:
         self._poll = poll
         self._path = os.path.join(run_dir, FILE)
         self._visitors: dict[int, _Visitor] = {}
+        self._open()
+
+    def _open(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISSOCK(os.lstat(self._path).st_mode):
                 os.unlink(self._path)  # of a daemon that was killed; its lock is ours now
@@ -61,7 +64,14 @@ class Door:
         finally:
             os.umask(old)
         self._sock.listen(VISITORS)
-        poll.register(self._sock.fileno(), select.POLLIN)
+        self._poll.register(self._sock.fileno(), select.POLLIN)
+
+    def renew(self) -> None:
+        """Listen anew where somebody has removed the socket, or the run dir with it."""
+        if not os.path.lexists(self._path) and os.path.isdir(os.path.dirname(self._path)):
+            self._poll.unregister(self._sock.fileno())
+            self._sock.close()
+            self._open()
 
     def close(self) -> None:
         """Stop listening; whoever waits is sent away, and does it himself."""

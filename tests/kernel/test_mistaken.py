@@ -1,5 +1,6 @@
 """Who could be taken for somebody else: ids, marks, threads and mounts of what hooks attached."""
 
+import contextlib
 import errno
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from reconciler.core.errors import ObjectError
 from reconciler.core.rows import Space
 from reconciler.host import observe, rtnl
 from tests.kernel.test_attached import NETWORKS, Guest, shown
-from tests.support.host import CLIENT, PrivateHost
+from tests.support.host import CLIENT, PrivateHost, wait_for
 
 
 @pytest.mark.parametrize("fast", [False, True], ids=["alone", "daemon"])
@@ -79,6 +80,19 @@ def test_what_a_mount_keeps_goes_with_its_attachment(bare: PrivateHost) -> None:
     assert bare.ours() == before and bare.reconcile().changes == []
 
 
+def test_a_namespace_that_others_have_named_stays_theirs(bare: PrivateHost) -> None:
+    bare.write("n.yaml", NETWORKS)
+    bare.reconcile()
+    guest = Guest(bare, "guest")
+    bare.run("ip", "netns", "attach", "guest", str(guest.pid))
+    for fast in (False, True):
+        with bare.daemon() if fast else contextlib.nullcontext():
+            assert guest.hook("createRuntime", "--network", "n", fast=fast).code == 0
+            assert guest.hook("poststop", fast=fast).code == 0
+        assert bare.run("ip", "-n", "guest", "-o", "link").out.count("\n") == 1  # lo
+    assert bare.reconcile().changes == []
+
+
 THREAD = """
 import ctypes, threading, time
 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
@@ -135,6 +149,9 @@ def test_whoever_has_given_up_is_not_served(bare: PrivateHost) -> None:
     guest, next_one = Guest(bare, "guest"), Guest(bare, "next")
     with bare.daemon() as daemon:
         words = [str(daemon.child.pid), *bare.options, "--network", "n"]
+        # A door that somebody takes away comes back.
+        bare.sh("rm /run/runcnet/daemon.sock")
+        wait_for(lambda: "daemon.sock" in bare.run("ls", "/run/runcnet").out, what="the door")
         bare.run(sys.executable, "-c", GIVE_UP, *words, stdin=guest.state())
         assert next_one.hook("createRuntime", "--network", "n", fast=True).code == 0
         assert list(shown(bare)) == ["next"]
