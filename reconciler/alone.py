@@ -323,9 +323,12 @@ class Alone(Part):
             before = senders([m for m in members if m is not None], frozenset())
             now = senders(prospect.desired.members.values(), frozenset())
             if set(before) - set(now):
-                from reconciler.host.firewall.nftables import Nftables
+                from reconciler.host.firewall import nfnl, probe
 
-                Nftables().strike(before, now)
+                if probe.present(nfnl.BRIDGE):
+                    from reconciler.host.firewall.nftables import Nftables
+
+                    Nftables().strike(before, now)
         return outcomes
 
     def _admit(self, members: Iterable[Member]) -> None:

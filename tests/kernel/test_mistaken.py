@@ -66,8 +66,9 @@ def test_what_a_mount_keeps_goes_with_its_attachment(bare: PrivateHost) -> None:
     [address, _] = one.carried()
     bare.sh(f"touch /run/pin && mount --bind /proc/{one.pid}/ns/net /run/pin")
     one.end()
-    # The next one to come hears of the end; it has another address than what stood until then.
+    # The next one to come has another address than what still stands, and a pass hears of the end.
     other.attach()
+    assert bare.reconcile().report["converged"]
     assert len(bare.ours()["links"]) == len(before["links"]) + 1
     assert address not in other.carried()
     assert bare.reconcile().changes == []
