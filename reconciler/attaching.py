@@ -1,5 +1,6 @@
 """Attaching a runtime's namespace, and taking it away again, in a process of its own."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from reconciler.core.attached import Attachment
-from reconciler.core.errors import ObjectError, RuncnetError
+from reconciler.core.errors import RuncnetError
 from reconciler.core.observed import INTENT
 from reconciler.core.report import Report
 from reconciler.core.request import Request
@@ -139,25 +140,28 @@ def attach(settings: Settings, request: Request) -> None:
             current = Pass(settings, store=store, record=record, changing=True)
             _, spec, _ = current.read()
             adopt(record, current.observe(spec))
+        started = time.monotonic()
+        current, prospect = _admitted(settings, store, record, one)
         try:
-            address = _attach(settings, store, record, one)
+            record.note_spaces({one.name: one.cookie})
+            outcomes = current.settle(prospect)
+            report = report_of(prospect, done(outcomes), started, dry=False)
+            note_troubles(record, report, prospect, scope=current.only, now=time.time())
+            failed = failure(report, one)
+            if failed:
+                raise RuncnetError(failed)
             if one.ip_file:
-                ipfile.write(one.ip_file, address)
-        except _HalfDoneError as error:
-            _detach(settings, store, record, one.name)
-            raise RuncnetError(str(error)) from error
-        except ObjectError:
-            _detach(settings, store, record, one.name)
+                ipfile.write(one.ip_file, first_address(prospect, one))
+        except BaseException:
+            with contextlib.suppress(RuncnetError):  # the next pass finds that it has ended
+                _detach(settings, store, record, one.name)
             raise
 
 
-class _HalfDoneError(RuncnetError):
-    """Something was made, and it is not whole."""
-
-
-def _attach(settings: Settings, store: Store, record: Record, one: Attachment) -> str:
-    """Answers with the first address."""
-    started = time.monotonic()
+def _admitted(
+    settings: Settings, store: Store, record: Record, one: Attachment
+) -> tuple[Pass, Prospect]:
+    """Take it into the books. Raises RuncnetError where it is refused, and all is as before then."""
     with store.transaction():
         old = store.book()
         held = holder(one, store, record, settings.netns_dir)
@@ -176,14 +180,7 @@ def _attach(settings: Settings, store: Store, record: Record, one: Attachment) -
         if why or held:
             raise RuncnetError(f"{one.name}: {why or held}")
         current.keep_books(prospect, old)
-    record.note_spaces({one.name: one.cookie})
-    outcomes = current.settle(prospect)
-    report = report_of(prospect, done(outcomes), started, dry=False)
-    note_troubles(record, report, prospect, scope=current.only, now=time.time())
-    failed = failure(report, one)
-    if failed:
-        raise _HalfDoneError(failed)
-    return first_address(prospect, one)
+    return current, prospect
 
 
 def failure(report: Report, one: Attachment) -> str:

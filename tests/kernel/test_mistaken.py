@@ -93,6 +93,23 @@ def test_a_namespace_that_others_have_named_stays_theirs(bare: PrivateHost) -> N
     assert bare.reconcile().changes == []
 
 
+def test_a_full_disk_refuses_with_a_sentence_and_leaves_nothing(host: PrivateHost) -> None:
+    host.sh(f"mkdir -p {host.state} && mount -t tmpfs -o size=400k,mode=700 none {host.state}")
+    host.write("n.yaml", NETWORKS)
+    host.reconcile()
+    one, other = Guest(host, "one"), Guest(host, "other")
+    with host.daemon():
+        assert one.hook("createRuntime", "--network", "n", fast=True).code == 0
+        before = host.ours()
+        host.sh(f"dd if=/dev/zero of={host.state}/fill bs=1k 2>/dev/null || true")
+        done = other.hook("createRuntime", "--network", "n", fast=True)
+        assert done.code == 1 and "state" in done.err and len(done.err) < 300, done.err
+        assert "eth0" not in other.links() and host.ours() == before
+        host.sh(f"rm {host.state}/fill")
+        assert other.hook("createRuntime", "--network", "n", fast=True).code == 0
+    assert host.reconcile().changes == []
+
+
 THREAD = """
 import ctypes, threading, time
 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
