@@ -1,5 +1,6 @@
 # make demo   the main job in a private host: nothing of this machine is changed
 # make test   lint and all tests          make lint   lint alone
+# make soak   ten minutes of random edits, sabotage, kills and restarts; SOAK="--seed 7 --firewall nftables" draws them again
 # make growth  ten thousand containers made, changed and removed (three minutes)
 # make bench  the whole suite, beside a straight C program and other tools (three quarters of an hour)
 # make bench-quick  a check of two ratios to the C program (half a minute)
@@ -16,16 +17,16 @@ RUN = $(VENV)/bin/python
 WARNINGS = -std=gnu11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 C_FILES = $(wildcard _netlink/*.[ch] benchmarks/*.c tests/c/*.c)
 
-.PHONY: demo test growth lint bench bench-quick setup test-setup clean
+.PHONY: demo test growth lint soak bench bench-quick setup test-setup compiled clean
 
-demo: setup
+demo: setup compiled
 	$(RUN) -m tests.support.demo
 
-test: test-setup lint
+test: test-setup lint compiled
 	$(RUN) -m pytest -q -n 4 --dist worksteal tests --ignore tests/kernel/test_growth.py
 	$(RUN) -m pytest -q tests/kernel/test_growth.py
 
-growth: test-setup
+growth: test-setup compiled
 	RUNCNET_MANY=10000 $(RUN) -m pytest -q tests/kernel/test_growth.py
 
 lint: test-setup
@@ -36,6 +37,9 @@ lint: test-setup
 	for file in $(filter %.c,$(filter-out _netlink/_rtnl.c,$(C_FILES))); do \
 		$(CC) $(WARNINGS) -O2 -fsyntax-only -I_netlink $$file || exit 1; done
 
+soak: test-setup compiled
+	$(RUN) -m tests.soak $(SOAK)
+
 bench: setup
 	@sh tests/support/packages.sh $(BENCH_PACKAGES)
 	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
@@ -44,6 +48,10 @@ bench: setup
 
 bench-quick: setup
 	$(RUN) -m benchmarks.bench --quick
+
+# Where PYTHONDONTWRITEBYTECODE is set, each process of an editable install would compile all anew.
+compiled: setup
+	@$(RUN) -m compileall -q reconciler tests
 
 setup: $(VENV)/.runtime
 test-setup: setup $(VENV)/.test

@@ -9,6 +9,7 @@
 #include <linux/neighbour.h>
 #include <sys/socket.h>
 
+#define LOOPBACK 1
 #define SKIP_STATS (1 << 3) /* RTEXT_FILTER_SKIP_STATS: half of a link's message */
 #define TORN_TRIES 50
 
@@ -157,6 +158,31 @@ int rcn_ask_gateways(struct rcn_asker *asker)
     return 0;
 }
 
+int rcn_ask_route(struct rcn_asker *asker, const struct rcn_peer *to)
+{
+    size_t width = to->family == AF_INET6 ? 16 : 4;
+    struct {
+        struct nlmsghdr header;
+        struct rtmsg route;
+        struct rtattr attribute;
+        uint8_t address[16];
+    } request;
+
+    memset(&request, 0, sizeof request);
+    request.header.nlmsg_len = (uint32_t)(NLMSG_LENGTH(sizeof(struct rtmsg)) + RTA_LENGTH(width));
+    request.header.nlmsg_type = RTM_GETROUTE;
+    request.header.nlmsg_flags = NLM_F_REQUEST;
+    request.header.nlmsg_seq = ++asker->sequence;
+    request.route.rtm_family = to->family;
+    request.route.rtm_dst_len = (uint8_t)(width * 8);
+    /* IPv6 says which table it is without being asked, and refuses that flag. */
+    request.route.rtm_flags = RTM_F_FIB_MATCH | (width == 4 ? RTM_F_LOOKUP_TABLE : 0);
+    request.attribute.rta_type = RTA_DST;
+    request.attribute.rta_len = (uint16_t)RTA_LENGTH(width);
+    memcpy(request.address, to->address, width);
+    return ask_one(asker, &request.header);
+}
+
 int rcn_ask_links(struct rcn_asker *asker, const int32_t *links, uint32_t n_links)
 {
     for (uint32_t i = 0; i < n_links; i++) {
@@ -188,6 +214,10 @@ int rcn_ask_of_links(struct rcn_asker *asker, struct rcn_table table, const int3
     int error = 0;
 
     for (uint32_t i = 0; i < n_links && !error; i++) {
+        /* Each of these questions is a walk through all routes or neighbours of the host, and `lo`
+         * has none that matter here. */
+        if (links[i] == LOOPBACK && table.type != RTM_GETADDR)
+            continue;
         error = rcn_ask_all(asker, table, links[i]);
         if (error == -ENODEV)
             error = 0;

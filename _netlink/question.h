@@ -29,6 +29,8 @@ int rcn_ask_of_links(struct rcn_asker *asker, struct rcn_table table, const int3
                      uint32_t n_links);
 /* Single links by number instead of a dump of all: a host has thousands. */
 int rcn_ask_links(struct rcn_asker *asker, const int32_t *links, uint32_t n_links);
+/* The route to one address, of IPv4 or IPv6; no row where there is none. */
+int rcn_ask_route(struct rcn_asker *asker, const struct rcn_peer *to);
 /* The neighbours behind the link routes of ours that have been read, one question each. What is not
  * there is no error. */
 int rcn_ask_gateways(struct rcn_asker *asker);

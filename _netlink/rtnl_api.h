@@ -210,8 +210,9 @@ struct rcn_scan {
  * gateways looked up to which a link route of ours leads: one table serves all namespaces of a
  * kernel, and each dump walks it whole. Where `links` are given, of the caller's own links only
  * these are asked for, by number; where they are few, of addresses, routes and neighbours only
- * theirs. `key`: 16 bytes, secret from whoever acts inside a namespace; digests under different
- * keys say nothing about each other. To be freed by rcn_scan_free, also after an error. */
+ * theirs, and of `lo` the addresses alone. `key`: 16 bytes, secret from whoever acts inside a
+ * namespace; digests under different keys say nothing about each other. To be freed by
+ * rcn_scan_free, also after an error. */
 int rcn_scan_run(const char *const *paths, uint32_t n_paths, const char *const *sysctls,
                  uint32_t n_sysctls, uint32_t what, const int32_t *links, uint32_t n_links,
                  const uint8_t *key, struct rcn_scan *scan);
@@ -226,6 +227,18 @@ uint64_t rcn_cookie(void);
 int rcn_unbind(const char *path);
 int rcn_bind(const char *source, const char *path);
 int rcn_share(const char *directory);
+
+/* An address, in network byte order: IPv4 in the first four bytes, zeros behind them. */
+struct rcn_peer {
+    uint8_t family;
+    uint8_t address[16];
+};
+
+/* The caller's route that leads to each of these addresses as the kernel looks it up, as a row; one
+ * without a family where there is none, or where the address is the caller's own. What leads
+ * nowhere (blackhole and such) has the type RTN_UNREACHABLE, the address's full prefix and no
+ * protocol. */
+int rcn_routes_to(const struct rcn_peer *to, uint32_t n_to, struct rcn_route *found);
 
 /* One notification; `nsid` -1: of the caller's own namespace. `index` is the link's, for netconf -1
  * (all links), for RTM_NEWNSID and RTM_DELNSID the id. `address` and `prefix` are those of a route
@@ -254,12 +267,6 @@ uint32_t rcn_events_parse(const char *data, size_t size, int32_t nsid, struct rc
 int rcn_nsid(const char *path);
 /* The same, but -1 where it has none. */
 int rcn_nsid_of(const char *path);
-
-/* An address, in network byte order: IPv4 in the first four bytes, zeros behind them. */
-struct rcn_peer {
-    uint8_t family;
-    uint8_t address[16];
-};
 
 /* A published run of ports. Port numbers are in the machine's own byte order. */
 struct rcn_published {

@@ -243,6 +243,11 @@ int rcn_scan_run(const char *const *paths, uint32_t n_paths, const char *const *
     if (!scan->spaces)
         return -ENOMEM;
     scan->n_spaces = n_paths;
+    /* Only who goes into another namespace needs a thread that is not the caller's. */
+    if (n_paths == 1 && !paths[0]) {
+        scan_all(&all);
+        return all.error;
+    }
     int error = pthread_create(&id, NULL, scan_all, &all);
     if (error)
         return -error;

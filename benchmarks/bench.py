@@ -2,7 +2,7 @@
 
 Turns are interleaved (A B C A B C ...), in private hosts. Each whole turn is saved to
 `benchmarks/out/bench.json` as it ends, so that a run which is cut short goes on with `--missing`.
-Parts: floor, peers, growth, daemon, ports (all where none is given).
+Parts: floor, peers, growth, daemon, ports, hooks (all where none is given).
 """
 
 import argparse
@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import daemon, measure, peers, ports, record, report
+from benchmarks import daemon, hooks, measure, peers, ports, record, report
 from benchmarks.about import about
 from benchmarks.measure import OUT
 from benchmarks.record import Group, Groups
 
 Act = Callable[[], Mapping[str, float | list[float]]]
-PARTS = ("floor", "peers", "growth", "daemon", "ports")
+PARTS = ("floor", "peers", "growth", "daemon", "ports", "hooks")
 LARGEST = 10_000
 QUICK_N = 300
 QUICK_TURNS = 5
@@ -47,6 +47,8 @@ class Run(NamedTuple):
     n: int
     turns: int
     actors: dict[str, Act]
+    close: Callable[[], None] = lambda: None
+    """Ends what the actors keep between turns."""
 
 
 def pair(count: int, kind: str) -> dict[str, Act]:
@@ -124,6 +126,20 @@ def ports_part(options: argparse.Namespace) -> list[Run]:
     return runs
 
 
+def hooks_part(options: argparse.Namespace) -> list[Run]:
+    """Starts of one container in hosts that stay; what a port adds is for information."""
+    runs = []
+    for name, full, port in (
+        (hooks.SMALL, 10, False),
+        (hooks.LARGE, 1000, False),
+        (hooks.PORT, 10, True),
+    ):
+        count = full // options.by
+        stage = hooks.Stage(count, port=port)
+        runs.append(Run(name, "hooks", count, options.trials, stage.actors(), stage.close))
+    return runs
+
+
 def one_turn(run: Run, number: int) -> record.Turn:
     """Every actor once, one after the other."""
     found = {}
@@ -148,9 +164,12 @@ def measured(run: Run, path: Path, *, missing: bool, versions: dict[str, str]) -
     group = begun(run, versions)
     if missing and old and record.goes_on(old, run.actors, run.n, versions):
         group = old
-    while group["turns"] < run.turns:
-        group = record.with_turn(group, one_turn(run, group["turns"] + 1))
-        record.save(path, {**record.load(path), run.name: group})
+    try:
+        while group["turns"] < run.turns:
+            group = record.with_turn(group, one_turn(run, group["turns"] + 1))
+            record.save(path, {**record.load(path), run.name: group})
+    finally:
+        run.close()
 
 
 def quick_verdict(kind: str, group: Group) -> tuple[str, list[str]]:
@@ -207,7 +226,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=5, help="of the floor and the peers (5)")
     parser.add_argument("--growth-turns", type=int, default=3, help="of the growth (3)")
     parser.add_argument("--largest-turns", type=int, default=3, help="of its 10,000 (3)")
-    parser.add_argument("--trials", type=int, default=30, help="of each kind of drift (30)")
+    parser.add_argument(
+        "--trials",
+        type=int,
+        default=30,
+        help="of each kind of drift, and of starts with a hook (30)",
+    )
     parser.add_argument(
         "--missing", action="store_true", help="keep the turns on record, take only those missing"
     )
@@ -236,7 +260,7 @@ def main() -> int:
     versions = about()
     suites: dict[str, Callable[[argparse.Namespace], list[Run]]] = {
         "floor": floor_part, "peers": peers_part, "growth": growth_part, "daemon": daemon_part,
-        "ports": ports_part,
+        "ports": ports_part, "hooks": hooks_part,
     }  # fmt: skip
     failed: list[str] = []
     for part in options.parts or PARTS:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import peers, ports, record
+from benchmarks import hooks, peers, ports, record
 from benchmarks.record import Groups
 
 FLAT = 1.02
@@ -76,6 +76,12 @@ def _drift(share: float) -> Callable[[Groups], float | None]:
     return figure
 
 
+def _against_plugins(group: str, actor: str) -> Callable[[Groups], float | None]:
+    return lambda groups: record.ratio(
+        groups.get(group), (actor, hooks.ATTACH), (hooks.PLUGINS, hooks.ATTACH)
+    )
+
+
 def growth_of_memory(curve: list[float]) -> float | None:
     """How many times the highest of the early readings the last ones are (the median of three).
 
@@ -139,14 +145,22 @@ BOUNDS = [
         for name in ports.BACKENDS
         for what, case in (("compared", ports.COMPARE), ("one more", ports.ADD))
     ),
+    *(
+        Bound(f"a hook {how}, {beside}, against CNI bridge + loopback", group, n, limit, "×",
+              _against_plugins(group, actor))
+        for group, n, beside in ((hooks.SMALL, 10, "10 containers"),
+                                 (hooks.LARGE, 1000, "beside 1,000"))
+        for actor, how, limit in ((hooks.WITH_DAEMON, "with the daemon", 1.0),
+                                  (hooks.ALONE, "without a daemon", 4.0))
+    ),
     Bound("daemon: memory over 20,000 events, the last readings against the early ones", "memory",
           4000, FLAT, "×", _memory),
 ]  # fmt: skip
 TESTS = {
     "the host pings 3,000 routed and 1,000 bridged members, each a random other":
         "tests/kernel/test_growth.py::test_the_host_reaches_every_member_and_each_reaches_another",
-    "10,000 routed made, checked, changed and removed, nothing leaked":
-        "tests/kernel/test_growth.py::test_ten_thousand_come_change_and_go_without_a_trace",
+    "thousands routed (`make growth`: 10,000) made, checked, changed and removed, nothing leaked":
+        "tests/kernel/test_growth.py::test_thousands_come_change_and_go_without_a_trace",
     "each way of saving a file is picked up":
         "tests/kernel/test_daemon.py::test_each_way_of_saving_is_heard",
     "1,000 files in a burst are few passes":

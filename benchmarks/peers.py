@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 CLONE_NEWNET, MS_BIND = 0x40000000, 4096
 CNI = Path("/usr/lib/cni")
@@ -111,9 +112,16 @@ def spaces(directory: str, count: int) -> None:
     os.close(own)
 
 
-def cni(directory: str, count: int, *, masquerade: bool = False) -> None:
-    """The bridge and loopback plugins."""
-    spaces(directory, count)
+class Call(NamedTuple):
+    """One plugin that a runtime calls."""
+
+    program: str
+    stdin: str
+    environment: dict[str, str]
+
+
+def cni_calls(command: str, name: str, netns: str, *, masquerade: bool = False) -> list[Call]:
+    """The loopback and bridge plugins for one container, in a runtime's order: backwards for DEL."""
     bridge = {
         "cniVersion": "0.4.0", "name": "n", "type": "bridge", "bridge": "br0", "isGateway": True,
         "ipMasq": masquerade,
@@ -121,16 +129,28 @@ def cni(directory: str, count: int, *, masquerade: bool = False) -> None:
                  "routes": [{"dst": "0.0.0.0/0"}]},
     }  # fmt: skip
     loopback = {"cniVersion": "0.4.0", "name": "lo", "type": "loopback"}
+    environment = {
+        "CNI_COMMAND": command, "CNI_CONTAINERID": name, "CNI_NETNS": netns, "CNI_PATH": str(CNI),
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    }  # fmt: skip
+    calls = [
+        Call(
+            str(CNI / str(config["type"])), json.dumps(config), {**environment, "CNI_IFNAME": link}
+        )
+        for link, config in (("lo", loopback), ("eth0", bridge))
+    ]
+    return calls if command == "ADD" else calls[::-1]
+
+
+def cni(directory: str, count: int, *, masquerade: bool = False) -> None:
+    """The bridge and loopback plugins."""
+    spaces(directory, count)
     for i in range(count):
-        environment = {
-            "CNI_COMMAND": "ADD", "CNI_CONTAINERID": f"c-{i}", "CNI_NETNS": f"{directory}/c-{i}",
-            "CNI_PATH": str(CNI), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        }  # fmt: skip
-        for name, config in (("lo", loopback), ("eth0", bridge)):
+        for call in cni_calls("ADD", f"c-{i}", f"{directory}/c-{i}", masquerade=masquerade):
             subprocess.run(
-                [str(CNI / str(config["type"]))],
-                input=json.dumps(config).encode(),
-                env={**environment, "CNI_IFNAME": name},
+                [call.program],
+                input=call.stdin.encode(),
+                env=call.environment,
                 stdout=subprocess.DEVNULL,
                 check=True,
             )

@@ -10,7 +10,7 @@ import os
 import statistics
 from pathlib import Path
 
-from benchmarks import bounds, peers, plots, ports, record
+from benchmarks import bounds, hooks, peers, plots, ports, record
 from benchmarks.record import Group, Groups
 
 HERE = Path(__file__).resolve().parent
@@ -88,6 +88,8 @@ def section(name: str, group: Group) -> str:
     lines = [f"### {name.partition(',')[0]}: {group['n']:,} containers, {turns}", ""]
     if group["part"] == "daemon":
         return "\n".join(lines + daemon_rows(name, group)) + "\n"
+    if group["part"] == "hooks":
+        return "\n".join(lines + hooks_rows(group)) + "\n"
     if group["part"] == "ports":
         return "\n".join(lines + ports_rows(group)) + "\n"
     head = ["", "case", "median", "least to most", "µs a container", "against the floor"]
@@ -139,6 +141,49 @@ def ports_rows(group: Group) -> list[str]:
             middle, least, most = statistics.median(found), min(found), max(found)
             cells = [actor, what, f"{middle:.1f} {unit}", f"{least:.1f} to {most:.1f}"]
             lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def hooks_rows(group: Group) -> list[str]:
+    """What a container's start and its end wait for."""
+    lines = ["| | | median | least to most | against CNI |", "|---|---|---|---|---|"]
+    for case in (hooks.ATTACH, hooks.DETACH):
+        for actor in group["actors"]:
+            found = [seconds * 1e3 for seconds in record.values(group, actor, case)]
+            middle, least, most = statistics.median(found), min(found), max(found)
+            times = record.ratio(group, (actor, case), (hooks.PLUGINS, case))
+            cells = [actor, case, f"{middle:.1f} ms", f"{least:.1f} to {most:.1f}"]
+            cells.append(f"{times:.2f} ×" if times is not None and actor != hooks.PLUGINS else "")
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def hooks_table(groups: Groups) -> list[str]:
+    """What the README says of hooks."""
+    lines = []
+    for name, beside in (
+        (hooks.SMALL, "10 containers"),
+        (hooks.LARGE, "beside 1,000"),
+        (hooks.PORT, "10 containers, a published port"),
+    ):
+        for case in (hooks.ATTACH, hooks.DETACH):
+            cells = [f"{case}, {beside}"]
+            for actor in (hooks.WITH_DAEMON, hooks.ALONE, hooks.PLUGINS):
+                middle = record.middle(groups.get(name), actor, case)
+                times = record.ratio(groups.get(name), (actor, case), (hooks.PLUGINS, case))
+                shown = f"{middle * 1e3:.1f} ms" if middle is not None else ""
+                more = f" ({times:.2f} ×)" if times is not None and actor != hooks.PLUGINS else ""
+                cells.append(shown + more)
+            if any(cells[1:]):
+                lines.append(f"| {' | '.join(cells)} |")
+    if lines:
+        head = [
+            "",
+            "`runcnet-hook`, the daemon serves",
+            "`runcnet hook`, without one",
+            hooks.PLUGINS,
+        ]
+        lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines]
     return lines
 
 
@@ -261,6 +306,9 @@ def readme(groups: Groups) -> str:
     published = ports_sentences(groups)
     if published:
         lines += ["Published ports:", "", *published, ""]
+    called = hooks_table(groups)
+    if called:
+        lines += ["What a hook adds to a container's start, and to its end:", "", *called, ""]
     lines += [bounds.summary(groups), "", f"Measured on: {versions(groups).strip()}"]
     return "\n".join(lines) + "\n"
 

@@ -1,8 +1,6 @@
-"""Attaching a runtime's namespace, and taking it away again, in a process of its own."""
+"""What attaching a runtime's namespace asks, and what may stand in its way; whoever does it."""
 
-import contextlib
 import os
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -14,17 +12,11 @@ from reconciler.core.report import Report
 from reconciler.core.request import Request
 from reconciler.core.schema import unknown
 from reconciler.core.spec import Loaded
-from reconciler.host import ipfile, netns, procs, rtnl
+from reconciler.host import netns, procs, rtnl
 from reconciler.host.machine import boot_id
-from reconciler.host.observe import adopt
 from reconciler.host.record import Record
 from reconciler.host.store import Store
-from reconciler.load import Shelf
-from reconciler.once import done, opened, report_of
-from reconciler.prospect import Prospect, Settings
-from reconciler.reconcile import Pass
-from reconciler.telling import MOTION
-from reconciler.troubles import note_troubles
+from reconciler.prospect import Prospect
 
 
 def attachment_of(request: Request) -> Attachment:
@@ -130,59 +122,6 @@ def refusal(prospect: Prospect, one: Attachment, alone: Callable[[], Loaded]) ->
     return ""
 
 
-def attach(settings: Settings, request: Request) -> None:
-    """Join a namespace to networks as if it were declared. Raises RuncnetError; nothing is left then."""
-    one = attachment_of(request)
-    with opened(settings, change=True) as (store, record):
-        check_free(one, store, record)
-        if not record.present:
-            # Whose is whose is read back before a newcomer is among them.
-            current = Pass(settings, store=store, record=record, changing=True)
-            _, spec, _ = current.read()
-            adopt(record, current.observe(spec))
-        started = time.monotonic()
-        current, prospect = _admitted(settings, store, record, one)
-        try:
-            record.note_spaces({one.name: one.cookie})
-            outcomes = current.settle(prospect)
-            report = report_of(prospect, done(outcomes), started, dry=False)
-            note_troubles(record, report, prospect, scope=current.only, now=time.time())
-            failed = failure(report, one)
-            if failed:
-                raise RuncnetError(failed)
-            if one.ip_file:
-                ipfile.write(one.ip_file, first_address(prospect, one))
-        except BaseException:
-            with contextlib.suppress(RuncnetError):  # the next pass finds that it has ended
-                _detach(settings, store, record, one.name)
-            raise
-
-
-def _admitted(
-    settings: Settings, store: Store, record: Record, one: Attachment
-) -> tuple[Pass, Prospect]:
-    """Take it into the books. Raises RuncnetError where it is refused, and all is as before then."""
-    with store.transaction():
-        old = store.book()
-        held = holder(one, store, record, settings.netns_dir)
-        store.save_attachment(one)
-        current = Pass(settings, store=store, record=record, changing=True, only=scope(one))
-        current.shelf.newcomer = one.name
-        prospect = current.look()
-        if prospect.declared.restless_s:
-            prospect = current.look(restless=MOTION)
-        known = current.hooked.known
-        others = {name: other for name, other in known.items() if name != one.name}
-        memory, doubts = store.memory(), store.trials.doubts()
-        why = refusal(
-            prospect, one, lambda: Shelf(settings.config_dirs).read(memory, doubts, others).loaded
-        )
-        if why or held:
-            raise RuncnetError(f"{one.name}: {why or held}")
-        current.keep_books(prospect, old)
-    return current, prospect
-
-
 def failure(report: Report, one: Attachment) -> str:
     """What went wrong with it when it was made; empty: nothing."""
     near = {*scope(one), "firewall"}
@@ -197,29 +136,3 @@ def first_address(prospect: Prospect, one: Attachment) -> str:
     member = prospect.desired.members[one.name]
     carried = [a for e in member.endpoints for a in e.addresses if not a.is_link_local]
     return str(carried[0].address) if carried else ""
-
-
-def detach(settings: Settings, request: Request) -> None:
-    """Take an attachment away; content where there is none. Raises RuncnetError."""
-    with opened(settings, change=True) as (store, record):
-        _detach(settings, store, record, request.name)
-
-
-def _detach(settings: Settings, store: Store, record: Record, name: str) -> None:
-    one = store.attachments().get(name)
-    if one is None:
-        return
-    started = time.monotonic()
-    with store.transaction():
-        old = store.book()
-        only = frozenset({f"container/{name}"})
-        current = Pass(settings, store=store, record=record, changing=True, only=only)
-        current.hooked.leave(name)
-        prospect = current.look(restless="a hook takes away what is its own alone")
-        current.keep_books(prospect, old)
-    outcomes = current.settle(prospect)
-    report = report_of(prospect, done(outcomes), started, dry=False)
-    note_troubles(record, report, prospect, scope=only, now=time.time())
-    failed = next((d for d in report.operations if d.ok is False), None)
-    if failed is not None:
-        raise RuncnetError(f"{name}: {failed.operation.describe()}: {failed.error}")

@@ -3,7 +3,11 @@
 import os
 from collections.abc import Collection
 
+import msgspec
+
+from reconciler.core.digests import blake2b
 from reconciler.core.memory import Memory, Young
+from reconciler.core.wanted import Desired, frame
 from reconciler.host import rtnl
 from reconciler.host.record import Record
 from reconciler.host.store import Store
@@ -110,3 +114,8 @@ def write_down(
     young = {file: one for file, one in young.items() if memory.young.get(file) != one}
     if young:
         store.note_young(young)
+
+
+def digest_of(desired: Desired) -> bytes:
+    """A digest of networks as they are resolved."""
+    return blake2b(msgspec.json.encode(frame(desired)), digest_size=16).digest()

@@ -396,7 +396,7 @@ class Daemon:
             self._reloading = False
             self.service.ready(self._summary())
             self.meter.rejected(len({r.place.file for r in world.declared.loaded.rejections}))
-            self.meter.leases(*room(world.declared.loaded.spec, world.ledger.book))
+            self.meter.leases(*room(world.declared.loaded.spec, world.ledger.excerpt()))
         late = self.waiting.follow(self.keeper.guarded)
         self.agenda.postpone(late, now + 1.0)
         self.service.status(self._summary())

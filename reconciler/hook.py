@@ -3,10 +3,11 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 
 from reconciler.core.errors import RuncnetError, UsageError
 from reconciler.core.request import ATTACHING, STATE_BYTES, Request, request
-from reconciler.options import OK, need_privileges, settings_of
+from reconciler.options import OK, Parser, common, guarded, need_privileges, settings_of
 
 STAGES = ("createRuntime", "prestart", "poststop")
 IP_FILE = ".ip"
@@ -44,10 +45,18 @@ def run(options: argparse.Namespace) -> int:
     """Attach or detach the container whose state is on stdin."""
     need_privileges()
     call = asked(options, sys.stdin.buffer.read(STATE_BYTES + 1))
-    from reconciler import attaching
+    from reconciler import joining
 
     if call.stage in ATTACHING:
-        attaching.attach(settings_of(options), call)
+        joining.attach(settings_of(options), call)
     else:
-        attaching.detach(settings_of(options), call)
+        joining.detach(settings_of(options), call)
     return OK
+
+
+def main(words: Sequence[str]) -> int:
+    """`runcnet hook WORDS`, up to its exit code."""
+    parser = Parser(prog="runcnet hook", parents=[common()])
+    options_for(parser)
+    options = parser.parse_args(words)
+    return guarded(lambda: run(options))

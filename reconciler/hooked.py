@@ -31,15 +31,16 @@ class Hooked:
         """The objects that go."""
         return frozenset(f"container/{name}" for name in self.gone)
 
-    @property
-    def met(self) -> dict[str, Attachment]:
-        """Those that are known, and those that go: no file of the netns dir is theirs."""
-        return self.known | {name: one for name, one in self.gone.items() if one is not None}
-
     def leave(self, name: str) -> None:
         """One is to go."""
         self._store.drop_attachments([name])
         self.gone[name] = self.known.pop(name, None)
+
+    def leaving(self, spaces: Collection[str] | None = None) -> list[Attachment]:
+        """Those that go and whose namespace is still on record (`spaces`; None: it is not asked). They
+        are where they were attached: nobody need search for them."""
+        going = [one for one in self.gone.values() if one is not None]
+        return [one for one in going if spaces is None or one.name in spaces]
 
     def clear(self, run_dir: str) -> None:
         """Take away the files that were written for those that went."""

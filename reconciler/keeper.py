@@ -6,18 +6,19 @@ from collections.abc import Callable, Collection
 from reconciler import trial
 from reconciler.books import Books, write_down
 from reconciler.core import ops
-from reconciler.core.agenda import ALL, RULES, Agenda
+from reconciler.core.agenda import ALL, HOSTS, RULES, Agenda
 from reconciler.core.errors import FirewallError
 from reconciler.core.leases import Book
 from reconciler.core.meter import Meter
 from reconciler.core.report import Report
+from reconciler.fellows import Fellows
 from reconciler.host import lock, rtnl
 from reconciler.host.apply import Outcome
 from reconciler.host.observe import busy_in
 from reconciler.host.store import Store
 from reconciler.load import Shelf
 from reconciler.once import done, report_of
-from reconciler.part import Part, Widen
+from reconciler.part import Part, Widen, stuck
 from reconciler.prospect import Prospect, Settings, taking_away
 from reconciler.reconcile import READS, Pass
 from reconciler.rules import Rules, mended
@@ -26,8 +27,6 @@ from reconciler.terminal import Terminal
 from reconciler.troubles import note_troubles
 from reconciler.world import World
 
-FELLOWS_S = 0.2
-"""How long hosts files of fellow members may lag behind: each change rewrites all of a network's."""
 CROWD = 16
 """More objects than these are looked at after the networks among them."""
 FREED_S = 0.2
@@ -71,6 +70,7 @@ class Keeper:
         """Containers whose declaration has changed since they were last looked at."""
         self._unwritten: set[str] = set()
         """Files that say something else than the state dir remembers."""
+        self._fellows = Fellows(settings.run_dir)
         self._reads = 0
         self._oldest: float | None = None
         self.last: tuple[Prospect, Report] | None = None
@@ -92,9 +92,12 @@ class Keeper:
         declared = self.shelf.read_again(files, self.books.store.memory)
         names = self.world.differing(declared)
         if names is not None:
+            edited = {name.partition("/")[2] for name in names}
+            for then in (self.world.declared, declared):
+                self._fellows.note(then, edited)
             self.world.declare(declared, names)
             self._unwritten.update(files)
-            self._edited |= {name.partition("/")[2] for name in names}
+            self._edited |= edited
         return names
 
     # -- passes ---------------------------------------------------------------------------------
@@ -111,12 +114,13 @@ class Keeper:
                 # no ground for a small pass: it could hand out an address for the second time.
                 self.agenda.mark([ALL], time.monotonic())
                 due |= {ALL}
+                self._rules.remind(self.books.store)
             self._oldest = None
             if self.settled_trial():
                 stale = True
                 due |= {ALL}
-            some = due - {ALL, "firewall", RULES}
-            if due - some - {RULES} and (whole or stale):
+            some = due - {ALL, "firewall", RULES, HOSTS}
+            if due - some - {RULES, HOSTS} and (whole or stale):
                 self.whole()
                 self.books.settle()
                 return
@@ -130,6 +134,9 @@ class Keeper:
                     # It is not done yet, and all of it is left to a look at everything.
                     self._looked_at(some)
                     self.agenda.mark([ALL], self._oldest or time.monotonic())
+            if HOSTS in due and self.world is not None:
+                self.agenda.seen({HOSTS})
+                self._fellows.renew(self.world)
             self.books.settle()
 
     def _mend(self) -> None:
@@ -203,6 +210,7 @@ class Keeper:
             self._reads = 0
             self._unwritten.clear()
             self._edited.clear()
+            self._fellows.clear()
             one.keep_books(prospect, old)
         self.last_look_s = time.monotonic() - started
         outcomes = one.settle(prospect)
@@ -267,13 +275,16 @@ class Keeper:
         if leaving:
             self._rules.dismiss([leaving])
         world.learn(prospect, part.seen, part.names)
+        if stuck(prospect, outcomes):
+            self.agenda.mark([ALL], time.monotonic())
         crowd = self._edited & part.names
         self._edited -= crowd
         crowd |= {
             o.operation.object.partition("/")[2] for o in outcomes if o.operation.action != "update"
         }
         if crowd:
-            self.agenda.postpone(world.fellows(crowd), time.monotonic() + FELLOWS_S)
+            self._fellows.note(world.declared, crowd)
+            self.agenda.postpone([HOSTS], time.monotonic() + self._fellows.pause_s)
         self._close_pass("part", prospect, outcomes, started, scope=names)
 
     def _write_books(self, store: Store, prospect: Prospect, old: Book) -> None:

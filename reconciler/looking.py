@@ -1,6 +1,6 @@
 """The looks of a pass at the kernel: at everything, or at what it has touched alone."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,12 +24,12 @@ SYSCTLS_FACT = "sysctls"
 
 
 def begun(
-    settings: Settings, store: Store, record: Record, attached: Mapping[str, Attachment]
+    settings: Settings, store: Store, record: Record, attached: Iterable[Attachment]
 ) -> Ahead[Dumps]:
     """A look at everything, which the kernel answers from now on."""
     # What namespaces are asked for, the last pass says.
     names = tuple((store.get(SYSCTLS_FACT) or PING_GROUPS).split())
-    known = tuple(attached.values())
+    known = tuple(attached)
     return Ahead(partial(dump, settings.netns_dir, names, key=record.key, attached=known))
 
 
@@ -63,10 +63,15 @@ class Looking:
         containers = None
         if touched is not None:
             containers = {t.partition("/")[2] for t in touched if t.startswith("container/")}
-        known = self.hooked.met
+        known = self.hooked.known
+        if self.hooked.gone:
+            # No file of the netns dir is theirs either: whoever bound one there may take it away.
+            going = self.hooked.leaving(self.record.spaces(containers))
+            known = {**known, **{one.name: one for one in going}}
         if containers is not None:
             known = {name: known[name] for name in containers & known.keys()}
         witness = read_witness(self.record, containers, known)
+        places = known.values()
         expected = [
             c.netns
             for c in spec.containers.values()
@@ -88,13 +93,11 @@ class Looking:
             files |= containers | set(touched.values())
             key = self.record.key
             dumps = dump_part(
-                netns_dir, names, key=key, files=files, links=links - {0}, attached=known.values()
+                netns_dir, names, key=key, files=files, links=links - {0}, attached=places
             )
         elif dumps is None or dumps.sysctls != names:
             self.looking(None)
-            dumps = dump(
-                netns_dir, names, key=self.record.key, attached=known.values(), fresh=fresh
-            )
+            dumps = dump(netns_dir, names, key=self.record.key, attached=places, fresh=fresh)
             if self.changing:
                 self.store.put(SYSCTLS_FACT, " ".join(names))
         self.seen = observe(

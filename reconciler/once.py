@@ -60,7 +60,7 @@ def reconcile(
     started = time.monotonic()
     with opened(settings, change=not dry_run) as (store, record):
         # The kernel answers while the rest of the program is loaded.
-        ahead = begun(settings, store, record, store.attachments())
+        ahead = begun(settings, store, record, store.attachments().values())
         from reconciler.core.report import Done
         from reconciler.prospect import Declined
         from reconciler.reconcile import Pass

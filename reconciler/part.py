@@ -6,27 +6,28 @@ network away: whether they may go, only a look at everything can tell.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from reconciler.core.desired import with_members
 from reconciler.core.errors import FirewallError
-from reconciler.core.leases import Assignment, Book, Key, assign
-from reconciler.core.model import FORWARDING, Address, Spec
+from reconciler.core.hostview import in_the_way
+from reconciler.core.leases import Assignment, Book, Key
+from reconciler.core.model import FORWARDING, Address, Container, Spec
 from reconciler.core.observed import Observed
-from reconciler.core.ops import Operation, SetSysctl
+from reconciler.core.ops import MakeContainer, Operation, SetSysctl
 from reconciler.core.policy import Publication
 from reconciler.core.resolver import Hosts
 from reconciler.core.standing import standing_addresses
 from reconciler.core.wanted import Desired, Member
 from reconciler.hooked import Hooked
 from reconciler.host.apply import Outcome
+from reconciler.host.rtnl import routes_to
 from reconciler.load import Declared
 from reconciler.prospect import Prospect
 from reconciler.reconcile import FEW, Pass
 from reconciler.wall import Wall
-from reconciler.world import World
 
 GOING = 3
 """So many that are no longer declared are looked at; where more are, a look at everything is due."""
@@ -36,13 +37,45 @@ class Widen(Exception):  # noqa: N818 - no error: it asks for a whole pass
     """Why a look at a few containers is not enough."""
 
 
+class Leases(Protocol):
+    """What a small pass must know of other containers' addresses; see `Ledger`."""
+
+    def excerpt(self, names: Collection[str] | None) -> Book: ...
+    def lessee(self, network: str, address: Address) -> str | None: ...
+    def assign(
+        self,
+        spec: Spec,
+        excerpt: Book,
+        *,
+        standing: Mapping[Key, Address],
+        busy: Callable[[str], bool],
+        kept: Collection[str],
+    ) -> tuple[Book, Assignment]: ...
+
+
+class Surroundings(Protocol):
+    """What a small pass must know of everything else; see `World`."""
+
+    declared: Declared
+    networks: Desired
+    top: int
+
+    @property
+    def ledger(self) -> Leases: ...
+
+    def container(self, name: str) -> Container | None: ...
+    def file(self, name: str) -> str: ...
+    def holder(self, container: Container) -> str | None: ...
+    def hosts(self, addresses: Mapping[Key, Address]) -> Callable[[], Hosts]: ...
+
+
 class Part(Pass):
     """A pass over the containers and networks of `only`, and over whom these containers join."""
 
     def __init__(
         self,
         *words: Any,
-        world: World,
+        world: Surroundings,
         only: frozenset[str],
         guarded: Callable[[], frozenset[int]],
         admit: Callable[[Iterable[Member]], None],
@@ -54,12 +87,11 @@ class Part(Pass):
         `admit`: lets containers send from their addresses, or raises FirewallError; `published`: the
         host ports that lead to a container now; `publish`: has them lead elsewhere, or raises
         FirewallError."""
-        declared = world.declared.loaded.spec.containers
         only |= {
             f"container/{c.join}"
             for name in only
-            if (c := declared.get(name.partition("/")[2])) is not None
-            and name.startswith("container/")
+            if name.startswith("container/")
+            and (c := world.container(name.partition("/")[2])) is not None
             and c.join
         }
         super().__init__(*words, changing=True, only=only, **more)
@@ -68,7 +100,7 @@ class Part(Pass):
         self.admit = admit
         self.published = published
         self.publish = publish
-        self._ports: dict[str, tuple[Publication, ...]] = {}
+        self.ports: dict[str, tuple[Publication, ...]] = {}
         """Containers whose host ports lead elsewhere from now on."""
         self.above = world.top
         self.names: frozenset[str] = frozenset(
@@ -93,8 +125,7 @@ class Part(Pass):
             other = self.world.holder(container)
             if other is not None and other not in self.names:
                 raise Widen(f"{container.name} wants what {other} has")
-        near = {i.network for container in some.values() for i in container.interfaces}
-        self.book = self.world.ledger.excerpt(self.names, near)
+        self.book = self.world.ledger.excerpt(self.names)
         return declared, Spec(networks=spec.networks, containers=some), self.book
 
     def read_again(self) -> tuple[Declared, Spec]:
@@ -107,7 +138,7 @@ class Part(Pass):
         going = [
             op.object
             for op in found.operations
-            if op.action == "remove" and op.object not in self.hooked.going
+            if op.action == "remove" and op.object not in self.hooked.going | self.going
         ]
         if going and not found.declared.restless_s:
             raise Widen(f"{going[0]} is to go")
@@ -115,7 +146,7 @@ class Part(Pass):
         versions = {version for version, name in FORWARDING.items() if name in names}
         if versions - self.guarded():
             raise Widen("the host is to forward, and the router guard does not stand")
-        if found.local.on and not self._ports:
+        if found.local.on and not self.ports:
             raise Widen("packets from the loopback are to be let through, which rules must guard")
         return found
 
@@ -123,8 +154,7 @@ class Part(Pass):
         """These containers and the networks that they are in."""
         scope = {name: "" for name in self.only or () if name.startswith("network/")}
         for name in self.names:
-            spot = self.world.spots.get(name)
-            scope[f"container/{name}"] = spot.file if spot is not None else ""
+            scope[f"container/{name}"] = self.world.file(name)
         return super().observe(spec, touched={**scope, **(touched or {})})
 
     def assign(
@@ -151,16 +181,9 @@ class Part(Pass):
             for address in interface.addresses:
                 if ledger.lessee(interface.network, address) not in (None, *self.names):
                     raise Widen("a declared address is held by another container's lease")
-        near = {i.network: spec.networks[i.network] for i in interfaces}
-        places = [(name, s.version) for name, network in near.items() for s in network.subnets]
-        return assign(
-            msgspec.structs.replace(spec, networks=near),
-            book,
-            standing=standing_addresses(observed, spec, book, but=self.hooked.gone),
-            busy=busy,
-            kept=kept,
-            taken=ledger.taken(places, but=spec.containers),
-        )
+        standing = standing_addresses(observed, spec, book, but=self.hooked.gone)
+        self.book, found = ledger.assign(spec, book, standing=standing, busy=busy, kept=kept)
+        return found
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
         """These containers, in networks as the last whole pass resolved them."""
@@ -180,11 +203,17 @@ class Part(Pass):
         if any(not networks.bridges[name].external for name in lost):
             raise Widen(f"the bridge of network {min(lost)} is not there")
         desired = with_members(networks, spec, addresses, machine=self.machine, groups=self.groups)
+        members = desired.members.values()
+        to = [Address(*r.to[:2]) for m in members for e in m.endpoints for r in e.routes]
+        for route in routes_to(to) if to else ():
+            # Of the host's routes only those through links of ours were looked at.
+            if route is not None and in_the_way(route):
+                raise Widen(f"the host's route to {route.to} is not runcnet's")
         for name in self.names:
             member = desired.members.get(name)
             wanted = member.publications if member is not None else ()
             if sorted(wanted, key=lambda one: one.rank) != list(self.published(name)):
-                self._ports[name] = wanted
+                self.ports[name] = wanted
         return desired
 
     def carry_out(self, prospect: Prospect) -> list[Outcome]:
@@ -194,9 +223,9 @@ class Part(Pass):
         try:
             if prospect.operations:
                 self.admit(prospect.desired.members.values())
-            if self._ports:
-                wanted = [one for several in self._ports.values() for one in several]
-                published = [Outcome(self.publish(self._ports.keys(), wanted), None)]
+            if self.ports:
+                wanted = [one for several in self.ports.values() for one in several]
+                published = [Outcome(self.publish(self.ports.keys(), wanted), None)]
         except FirewallError as error:
             raise Widen(str(error)) from error
         return published + super().carry_out(prospect)
@@ -207,7 +236,14 @@ class Part(Pass):
 
     def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
         """Hosts files name everybody."""
-        world = self.world
-        return lambda: Hosts(
-            world.declared.loaded.spec, {**world.addresses, **assignment.addresses}
-        )
+        return self.world.hosts(assignment.addresses)
+
+
+def stuck(prospect: Prospect, outcomes: Collection[Outcome]) -> bool:
+    """Whether a container could not be made while something of it is there: what holds it may be
+    another link of the host, of which only a look at everything knows."""
+    return any(
+        o.error and isinstance(o.operation, MakeContainer)
+        and o.operation.member.name in prospect.observed.containers
+        for o in outcomes
+    )  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from reconciler import trial
 from reconciler.attachment import Attachments
-from reconciler.books import write_down
+from reconciler.books import digest_of, write_down
 from reconciler.core import ops
 from reconciler.core.desired import EVERY_GROUP, desired_state
 from reconciler.core.leases import Assignment, Book, Key, assign
@@ -79,6 +79,7 @@ class Pass(Looking):
         """Containers that go, when they go, also while they are in use."""
         self.above = 0
         """Link numbers up to this one are known to be taken."""
+        self.left: Plan | None = None  # what the look after the changes found of what was changed
         self._ahead = ahead
         self._fresh: Fresh | None = None
 
@@ -154,7 +155,8 @@ class Pass(Looking):
             problems.setdefault(name, []).append(text)
         local = Localnet(self.store)
         if settings.firewall != "none":
-            whole = self.names is None and (self.only is None or bool(self.hooked.gone))
+            gone = self.hooked.gone or self.going
+            whole = self.names is None and (self.only is None or bool(gone))
             kept = {whose.partition("/")[0] for whose in wall.policy.kept_ports}
             going = {o.object.partition("/")[2] for o in decided.removals if o.action == "remove"}
             kept |= wall.policy.kept
@@ -193,7 +195,8 @@ class Pass(Looking):
         """What is declared, as far as it is looked at, and the leases; dumping begins meanwhile."""
         self.looking(None)
         if self._ahead is None:
-            self._ahead = begun(self.settings, self.store, self.record, self.hooked.met)
+            known = (*self.hooked.known.values(), *self.hooked.leaving())
+            self._ahead = begun(self.settings, self.store, self.record, known)
         declared, spec = self.read_again()
         return declared, spec, self.store.book()
 
@@ -306,6 +309,8 @@ class Pass(Looking):
         elif not outcomes:
             self.seal(prospect, prospect.observed, prospect.plan.states, prospect.plan)
         self.hooked.clear(self.settings.run_dir)
+        if self.only is None:
+            self.record.note_resolved(digest_of(prospect.desired))
         if self.only is None and not prospect.declared.keep:
             prospect.attached.sweep(
                 set(prospect.spec.containers) | set(prospect.observed.containers)
@@ -368,6 +373,7 @@ class Pass(Looking):
             if op.object in done and op.object not in broken
         ]
         self.seal(prospect, observed, done - {outcome.operation.object for outcome in wrong}, left)
+        self.left = left
         return wrong
 
     def seal(

@@ -9,6 +9,7 @@ from reconciler.core.policy import Publication
 from reconciler.core.report import Done, Report
 from reconciler.core.wanted import Member
 from reconciler.host.apply import Outcome
+from reconciler.host.store import Store
 from reconciler.wall import Wall
 
 BURST = 10
@@ -49,6 +50,11 @@ class Rules:
     def forwardable(self) -> frozenset[int]:
         """The IP versions that may be forwarded with the rules that stand now."""
         return self._wall.forwardable() if self._wall is not None else frozenset()
+
+    def remind(self, store: Store) -> None:
+        """Somebody else has written to the state, or it was lost."""
+        if self._wall is not None:
+            self._wall.remind(store)
 
     def admit(self, members: Iterable[Member]) -> None:
         """Let these containers send from their addresses, before they have them. Raises FirewallError."""

@@ -1,6 +1,7 @@
 """`runcnet add` and `rm`: containers that come and go by the hundred an hour, a file each."""
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -15,21 +16,26 @@ FORM = "NET[:ip=A,mac=M,interface_name=I]"
 
 def run_add(options: argparse.Namespace) -> int:
     """`runcnet add`."""
-    from reconciler.core.sandbox import declaration
+    gc.disable()  # what is made here hardly ever makes a cycle, and ends with the process
     from reconciler.scoped import RefusedError, Request, apply_names
 
     need_privileges()
     body = _body(options)
     settings = settings_of(options)
-    text = declaration(options.name, body).encode()
     try:
         applied = apply_names(
-            settings, Request(names=frozenset([options.name]), edits={options.name: text})
+            settings, Request(names=frozenset([options.name]), edits={options.name: body})
         )
     except RefusedError as error:
         print(error, file=sys.stderr)
         return REJECTED
+    _explain(options, applied)
     return tell(options, settings, applied)
+
+
+def _explain(options: argparse.Namespace, applied: Any) -> None:
+    if options.verbose and applied.widened:
+        terminal_of(options).log("debug", f"everything was looked at: {applied.widened}")
 
 
 def tell(options: argparse.Namespace, settings: Any, applied: Any) -> int:
@@ -75,6 +81,7 @@ def _body(options: argparse.Namespace) -> Any:
 
 def run_rm(options: argparse.Namespace) -> int:
     """`runcnet rm`."""
+    gc.disable()
     from reconciler.commands import show
     from reconciler.core import fields
     from reconciler.scoped import Request, apply_names
@@ -96,5 +103,6 @@ def run_rm(options: argparse.Namespace) -> int:
             forced=names if options.force else frozenset(),
         ),
     )
+    _explain(options, applied)
     show(options, terminal_of(options), applied.report)
     return OK if not (applied.report.failed or applied.report.held) else FAILED

@@ -9,21 +9,35 @@ import time
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+import msgspec
+
+from reconciler.alone import Alone, Edit, Glimpse
+from reconciler.attachment import renew_hosts
+from reconciler.books import digest_of
 from reconciler.core.errors import RuncnetError, UsageError
+from reconciler.core.known import odd
 from reconciler.core.model import Rejection, Spec
 from reconciler.core.report import Report
-from reconciler.core.sandbox import HEADER, declares
+from reconciler.core.resolver import Hosts
+from reconciler.core.sandbox import HEADER, declaration, declares, tree
+from reconciler.core.schema import RawContainer
 from reconciler.core.troubles import Mishap, Trouble
+from reconciler.core.wanted import frame
+from reconciler.host import dnsfiles
 from reconciler.host import files as folders
+from reconciler.host.index import VERSION, Index, Known, Stamps, settled_stamps, stamp, stamps
+from reconciler.host.machine import machine_id
 from reconciler.host.record import Record
 from reconciler.host.store import Store
 from reconciler.load import Shelf
 from reconciler.once import done, opened, report_of
+from reconciler.part import Widen
 from reconciler.prospect import Prospect, Settings
 from reconciler.reconcile import Pass
 from reconciler.troubles import note_troubles
 
 MODE = 0o644
+NOTHING: Mapping[str, bytes | None] = {}
 
 
 class RefusedError(RuncnetError):
@@ -48,6 +62,8 @@ class Applied(NamedTuple):
     troubles: Mapping[str, Trouble]
     mishaps: tuple[Mishap, ...]
     """What this pass and those before have left for `status`."""
+    widened: str = ""
+    """Why everything was looked at; empty: it was not."""
 
 
 class Request(NamedTuple):
@@ -55,7 +71,7 @@ class Request(NamedTuple):
 
     names: frozenset[str]
     """Containers and networks."""
-    edits: Mapping[str, bytes | None] = {}
+    edits: Mapping[str, RawContainer | None] = {}
     """Container → what its own definition file (`file_of`) is to say; None: it is to go."""
     going: frozenset[str] = frozenset()
     """Containers that are to go now if no file declares them (any more)."""
@@ -74,28 +90,123 @@ def apply_names(settings: Settings, request: Request) -> Applied:
     Raises RefusedError where the edits are wrong, UsageError for a name that nothing has, and what
     `reconcile` raises.
     """
+    folder = settings.config_dirs[-1]
+    edits = {name: _edit(folder, name, body) for name, body in request.edits.items()}
     with opened(settings, change=True) as (store, record):
-        return _whole(settings, request, store, record)
+        index = Index.open(settings.run_dir)
+        widened = "there is no index"
+        try:
+            if index is not None:
+                try:
+                    return _small(settings, request, edits, store, record, index)
+                except Widen as reason:
+                    widened = str(reason)
+            applied = _whole(settings, request, edits, store, record, index)
+            return applied._replace(widened=widened)
+        finally:
+            if index is not None:
+                index.close()
 
 
-def _whole(settings: Settings, request: Request, store: Store, record: Record) -> Applied:
+def _edit(folder: str, name: str, body: RawContainer | None) -> Edit:
+    file = file_of(folder, name)
+    if body is None:
+        return Edit(file, None, None)
+    return Edit(file, declaration(name, body).encode(), tree(file, name, body))
+
+
+def _small(
+    settings: Settings,
+    request: Request,
+    edits: Mapping[str, Edit],
+    store: Store,
+    record: Record,
+    index: Index,
+) -> Applied:
+    """As `_whole`, where the index tells enough. Raises Widen."""
+    found, known = consulted(settings, store, record, index)
+    world = Glimpse(known, index, store, record, request.names, edits)
+    for name, edit in edits.items():
+        if edit.file in found and name not in world.before:
+            raise Widen(f"{edit.file} is not of our making")
+    one = Alone(
+        settings,
+        store=store,
+        record=record,
+        world=world,
+        only=scope_of(request.names, world.declared.loaded.spec),
+    )
+    one.going = frozenset(f"container/{name}" for name in request.going)
+    one.forced = request.forced
+    contents = {edit.file: edit.content for edit in edits.values()}
+    applied = carried(one, request, files=contents, known=request.names, write=contents)
+    if applied.report.operations:
+        world.renew_hosts(settings.run_dir, applied.prospect.assignment.addresses)
+    if edits:
+        for file in contents:
+            now = stamp(file)
+            found.pop(file, None)
+            if now is not None:
+                found[file] = now
+        key = key_of(settings, store, record)
+        index.change(key, edits.keys(), world.fresh.values(), found)
+        if applied.report.held or applied.report.failed:
+            index.forget()  # what stands there is not what is declared
+    return applied
+
+
+def consulted(
+    settings: Settings, store: Store, record: Record, index: Index
+) -> tuple[Stamps, Known]:
+    """The definition files as they are now, and what the index says of them. Raises Widen."""
+    trials = store.trials
+    if trials.pending() or trials.doubts() or trials.objects():
+        raise Widen("what is tried is noted by whole passes")
+    found = stamps(settings.config_dirs)
+    known = index.known(key_of(settings, store, record), found) if found is not None else None
+    if found is None or known is None:
+        raise Widen("the index does not speak of these files")
+    if record.resolved() not in (None, digest_of(known.resolved)):
+        raise Widen("networks were resolved otherwise since")
+    return found, known
+
+
+def key_of(settings: Settings, store: Store, record: Record) -> bytes:
+    """All but files that an index is made from."""
+    attached = sorted(store.attachments().values(), key=lambda one: one.name)
+    folders = (settings.config_dirs, settings.state_dir, settings.netns_dir, settings.firewall)
+    return msgspec.json.encode((VERSION, folders, record.scene, machine_id(), attached))
+
+
+def _whole(
+    settings: Settings,
+    request: Request,
+    edits: Mapping[str, Edit],
+    store: Store,
+    record: Record,
+    index: Index | None,
+) -> Applied:
     """Everything is read and looked at, and these alone are changed."""
+    found = stamps(settings.config_dirs)
     shelf = Shelf(settings.config_dirs)
     memory, doubts = store.memory(), store.trials.doubts()
-    loaded = shelf.read(memory, doubts).loaded
+    loaded = shelf.read(memory, doubts, store.attachments()).loaded
     sure = True
-    folder = settings.config_dirs[-1]
-    edits = {file_of(folder, name): text for name, text in request.edits.items()}
+    before_spec = loaded.spec
+    contents = {edit.file: edit.content for edit in edits.values()}
     if edits:
-        for name in request.edits:
-            _own(name, file_of(folder, name), loaded.spec, shelf)
-        before = set(loaded.rejections)
-        foreseen = shelf.foresee(edits, memory, doubts)
+        for name, edit in edits.items():
+            _own(name, edit.file, loaded.spec, shelf)
+        before, attached = set(loaded.rejections), loaded.orphans
+        foreseen = shelf.foresee(contents, memory, doubts)
         loaded, sure = foreseen.loaded, not foreseen.unsure
         fresh = [r for r in loaded.rejections if r not in before]
         waiting = [text for n, text in loaded.waiting.items() if n in request.names]
+        orphans = [text for n, text in loaded.orphans.items() if n not in attached]
+        if orphans:  # it takes something from what a hook attached
+            raise RuncnetError(orphans[0])
         if fresh:
-            raise RefusedError(fresh, edits)
+            raise RefusedError(fresh, contents)
         if waiting:
             raise RuncnetError(f"{waiting[0]} (mend that file first)")
     one = Pass(
@@ -106,17 +217,55 @@ def _whole(settings: Settings, request: Request, store: Store, record: Record) -
         only=scope_of(request.names, loaded.spec),
         shelf=shelf,
     )
-    with Written(edits) as written:
-        gone = frozenset(n for n in request.edits if written.there(file_of(folder, n)))
+    with Written(contents) as written:
+        gone = frozenset(name for name, edit in edits.items() if written.there(edit.file))
         # What cannot be read might declare what was in no file of ours.
         one.going = frozenset(f"container/{n}" for n in request.going if sure or n in gone)
         one.forced = request.forced
-        return carried(one, request, files=edits.keys(), known=gone | request.forced)
+        applied = carried(one, request, files=contents, known=gone | request.forced)
+    if applied.report.operations:
+        spec, near = applied.prospect.spec, networks_of(request.names, before_spec, loaded.spec)
+        readers = [c for c in spec.containers.values() if near & networks_of([c.name], spec)]
+        hosts = Hosts(spec, applied.prospect.assignment.addresses)
+        renew_hosts(settings.run_dir, hosts, readers)
+    if index is not None and found is not None:
+        found = settled_stamps(found)
+        for file in contents:
+            now = stamp(file)
+            found.pop(file, None)
+            if now is not None:
+                found[file] = now
+        learn(index, found, applied.prospect, one)
+    return applied
+
+
+def networks_of(names: Collection[str], *specs: Spec) -> set[str]:
+    """The networks in which any of these containers is, by any of these specs."""
+    found = [s.containers[n] for s in specs for n in names if n in s.containers]
+    return {i.network for c in found for i in c.interfaces}
+
+
+def learn(index: Index, found: Stamps, prospect: Prospect, one: Pass) -> None:
+    """Make the index anew from a look at everything; `found`: the files that were read."""
+    loaded = prospect.declared.loaded
+    faults = loaded.rejections or loaded.waiting or loaded.stuck or loaded.lost or loaded.orphans
+    if faults or one.store.trials.pending() or one.store.trials.doubts():
+        index.forget()
+        return
+    index.learn(
+        key_of(one.settings, one.store, one.record),
+        found,
+        Known(loaded.spec.networks, frame(prospect.desired)),
+        loaded.spec.containers,
+        odd(prospect.observed, one.record.seals()),
+    )
 
 
 def _own(name: str, file: str, spec: Spec, shelf: Shelf) -> None:
     """Raises RuncnetError where that container is somebody else's, or that file holds more than it."""
     declared = spec.containers.get(name)
+    if declared is not None and declared.hooked:
+        raise RuncnetError(f"container {name} was attached by a hook (its runtime takes it away)")
     if declared is not None and declared.place.file != file:
         raise RuncnetError(f"container {name} is declared at {declared.place} (edit it there)")
     found = shelf.parsed(file)
@@ -143,24 +292,39 @@ def scope_of(names: Collection[str], spec: Spec) -> frozenset[str]:
 
 
 def carried(
-    one: Pass, request: Request, *, files: Collection[str], known: frozenset[str]
+    one: Pass,
+    request: Request,
+    *,
+    files: Collection[str],
+    known: frozenset[str],
+    write: Mapping[str, bytes | None] = NOTHING,
 ) -> Applied:
-    """Carry a scoped pass out. `files`: what was edited; `known`: names that need not be anything."""
+    """Carry a scoped pass out. `files`: what is edited; `known`: names that need not be anything;
+    `write`: edits that are written only once it is decided what is to be done."""
     started = time.monotonic()
     store = one.store
     with store.transaction():
-        old = store.book()
+        # A small pass knows the leases that it needs once it has looked.
+        old = None if isinstance(one, Alone) else store.book()
         prospect = one.prospect()
         _known(request.names - known, prospect)
         late = [r for r in prospect.rejections if r.place.file in files]
         if late:  # only the kernel could find fault with it
             raise RefusedError(late, files)
+        for file, content in write.items():
+            put(file, content)
+        if isinstance(one, Alone):
+            old, one.world.book = one.world.book, prospect.assignment.book
+        assert old is not None  # one of the two has set it
         one.keep_books(prospect, old)
     outcomes = one.settle(prospect)
+    for name in request.edits.keys() - prospect.spec.containers.keys():
+        dnsfiles.remove(one.settings.run_dir, name)
     report = report_of(prospect, done(outcomes), started, dry=False)
     note_troubles(one.record, report, prospect, scope=one.only, now=time.time())
-    after = prospect
-    if outcomes:
+    found = one.after(prospect) if isinstance(one, Alone) and not report.failed else None
+    after = found or prospect
+    if outcomes and found is None:
         after = one.look()
         with store.transaction():
             # Leases are free once nothing is left of whoever had them.

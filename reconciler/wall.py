@@ -15,7 +15,7 @@ from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan
 from reconciler.core.policy import Lead, Policy, Publication, Sender, taken
 from reconciler.core.wanted import Desired, Member
-from reconciler.host import conntrack, firewall
+from reconciler.host import conntrack, firewall, rtnl
 from reconciler.host.listeners import listeners
 from reconciler.host.machine import boot_id
 from reconciler.host.store import Store
@@ -270,12 +270,19 @@ class Wall:
         return frozenset(self.policy.guards) if self.stands() and not self.problem else frozenset()
 
     @staticmethod
-    def _fact(observed: Observed) -> str:
-        return f"guards:{boot_id()}:{observed.host.cookie}"
+    def _fact(cookie: int) -> str:
+        return f"guards:{boot_id()}:{cookie}"
+
+    def remind(self, store: Store) -> None:
+        """Tell a state that is another one by now for what runcnet turned forwarding on: where it was
+        lost together with the rules, nothing else says so."""
+        fact = self._fact(rtnl.cookie())
+        if self.policy.guards and store.get(fact) is None:
+            store.put(fact, "".join(str(v) for v in self.policy.guards))
 
     def _guards(self, desired: Desired, observed: Observed) -> tuple[int, ...]:
         """IP versions for which runcnet itself turned forwarding on, or is about to."""
-        noted = self.store.get(self._fact(observed)) or ""
+        noted = self.store.get(self._fact(observed.host.cookie)) or ""
         return tuple(
             version
             for version, name in FORWARDING.items()
@@ -300,7 +307,9 @@ class Wall:
             return not self.policy.guards
         if self.policy.guards:
             # Before the sysctl is: a kill in between must not make a router of the host.
-            self.store.put(self._fact(observed), "".join(str(v) for v in self.policy.guards))
+            self.store.put(
+                self._fact(observed.host.cookie), "".join(str(v) for v in self.policy.guards)
+            )
         if self.operation is None:
             return True
         try:

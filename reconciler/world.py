@@ -5,7 +5,7 @@ something is heard, and spares a small pass the reading of everything else.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 from reconciler.core.agenda import ALL
@@ -13,6 +13,7 @@ from reconciler.core.leases import Key
 from reconciler.core.ledger import Ledger
 from reconciler.core.model import PROTOCOL, Address, Container
 from reconciler.core.observed import LOOPBACK, Observed, SeenContainer
+from reconciler.core.resolver import Hosts
 from reconciler.core.wanted import Desired
 from reconciler.host import events
 from reconciler.host.events import Event, nsid
@@ -78,7 +79,7 @@ class World:
         """Take over what a pass found out about these containers (None: about everything)."""
         self.declared = prospect.declared
         if names is None:
-            if self.ledger.book != prospect.assignment.book:
+            if not self.ledger.says(prospect.assignment.book):
                 self.ledger = Ledger(prospect.assignment.book)
             self.ledger.give(prospect.spec.containers.values())
             self.networks = prospect.desired
@@ -235,18 +236,18 @@ class World:
             others.append(self._by_claim.get(("link", interface.host_interface)))
         return next((other for other in others if other not in (None, container.name)), None)
 
-    def fellows(self, names: Collection[str]) -> Iterator[str]:
-        """Containers whose hosts files name these."""
-        spec = self.declared.loaded.spec
-        networks = {
-            interface.network
-            for name in names & spec.containers.keys()
-            for interface in spec.containers[name].interfaces
-        }
-        for container in spec.containers.values():
-            reads = container.dns is not None and container.name not in names
-            if reads and any(i.network in networks for i in container.interfaces):
-                yield f"container/{container.name}"
+    def container(self, name: str) -> Container | None:
+        """What is declared under that name."""
+        return self.declared.loaded.spec.containers.get(name)
+
+    def file(self, name: str) -> str:
+        """The file of the netns dir at which a container was seen; empty: at none."""
+        spot = self.spots.get(name)
+        return spot.file if spot is not None else ""
+
+    def hosts(self, addresses: Mapping[Key, Address]) -> Callable[[], Hosts]:
+        """Where the text of hosts files comes from: they name everybody, with these addresses new."""
+        return lambda: Hosts(self.declared.loaded.spec, {**self.addresses, **addresses})
 
     def declare(self, declared: Declared, objects: Collection[str]) -> None:
         """Files say something else now, and that of these containers alone."""

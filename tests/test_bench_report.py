@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import bench, bounds, peers, plots, ports, record, report
+from benchmarks import bench, bounds, hooks, peers, plots, ports, record, report
 from benchmarks.record import Cases, Group, Groups
 from tests.support.host import ROOT
 
@@ -53,6 +53,21 @@ def whole() -> Groups:
             part="ports",
             n=2000,
         ),
+        **{
+            name: group(
+                {
+                    actor: {hooks.ATTACH: [seconds], hooks.DETACH: [0.03]}
+                    for actor, seconds in (
+                        (hooks.WITH_DAEMON, 0.014),
+                        (hooks.ALONE, 0.06),
+                        (hooks.PLUGINS, 0.015),
+                    )
+                },
+                part="hooks",
+                n=n,
+            )
+            for name, n in ((hooks.SMALL, 10), (hooks.LARGE, 1000), (hooks.PORT, 10))
+        },
         "throughput": group(
             {name: {ports.STRAIGHT: [10.0], ports.PUBLISHED: [9.0]} for name in ports.BACKENDS},
             part="ports",
@@ -221,6 +236,7 @@ def test_every_bound_is_of_a_group_that_a_full_run_measures() -> None:
         bench.growth_part,
         bench.daemon_part,
         bench.ports_part,
+        bench.hooks_part,
     )
     runs = {run.name: run for part in parts for run in part(OPTIONS)}
     for bound in bounds.BOUNDS:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable
 ALL = "*"
 RULES = "rules"
 """Rules of the firewall, as far as they can be put back without a look at anything else."""
+HOSTS = "hosts"
+"""Hosts files of those whose fellows have changed, which need no look at the kernel."""
 QUIET_S = 0.002
 """How long nothing new must have been marked before a pass begins."""
 PATIENCE_S = 0.05

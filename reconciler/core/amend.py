@@ -40,7 +40,7 @@ class Standing:
             return
         spec = loaded.spec
         for container in spec.containers.values():
-            self._homes[container.name] = self._homes[_key(container)] = container.place
+            self._homes[container.name] = self._homes[key_of(container)] = container.place
             self._blocks.setdefault(container.place.file, {})[container.name] = container
             self._joined.update([container.join] if container.join else ())
         self._files = sorted(self._blocks, key=order)
@@ -71,7 +71,7 @@ class Standing:
         gone: dict[str, Container] = {}
         blocks: dict[str, dict[str, Container]] = {}
         for file, tree in changed.items():
-            found = _containers(tree, spec.networks) if tree is not None else {}
+            found = containers_of(tree, spec.networks) if tree is not None else {}
             if found is None or fresh.keys() & found.keys():
                 return None
             blocks[file] = found
@@ -85,9 +85,9 @@ class Standing:
             return None
         for container in gone.values():
             self._homes.pop(container.name, None)
-            self._homes.pop(_key(container), None)
+            self._homes.pop(key_of(container), None)
         for container in fresh.values():
-            for name in (container.name, _key(container)):
+            for name in (container.name, key_of(container)):
                 if self._homes.setdefault(name, container.place) != container.place:
                     return None
         self.claims.release(gone.keys())
@@ -124,7 +124,7 @@ class Standing:
         return merged
 
 
-def _key(container: Container) -> str:
+def key_of(container: Container) -> str:
     """What the file calls it: replicas have one key together."""
     # Of the shape, which is JSON: inside a string these quotes would be escaped.
     return (
@@ -132,7 +132,7 @@ def _key(container: Container) -> str:
     )
 
 
-def _containers(tree: Tree, networks: Mapping[str, Network]) -> dict[str, Container] | None:
+def containers_of(tree: Tree, networks: Mapping[str, Network]) -> dict[str, Container] | None:
     """The containers of a file that declares nothing else and has no fault; else None."""
     root = tree.root
     if root is None:

@@ -1,11 +1,11 @@
 """What the kernel is to hold: the spec and its addresses, resolved into kernel objects."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from reconciler.core import names
+from reconciler.core.digests import blake2b
 from reconciler.core.leases import Key
 from reconciler.core.model import (
     BITS,
@@ -287,7 +287,7 @@ def _key(
     container: Container, endpoints: list[Endpoint], groups: str, keys: Mapping[str, str]
 ) -> bytes:
     """What a member is made from: its body, its names, its addresses, and its networks whole."""
-    digest = hashlib.blake2b(container.shape, digest_size=16)
+    digest = blake2b(container.shape, digest_size=16)
     whose = (container.name, container.netns, str(container.hooked), groups)
     digest.update("\0".join(("", *whose)).encode())
     for endpoint in endpoints:

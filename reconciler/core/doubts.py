@@ -4,9 +4,9 @@ A doubted file counts as rejected, and what it said before the trial stands in f
 something else or somebody accepts it.
 """
 
-import hashlib
 from collections.abc import Mapping
 
+from reconciler.core.digests import sha256
 from reconciler.core.model import Place, Rejection
 
 ABSENT = b""
@@ -18,7 +18,7 @@ Doubts = Mapping[str, Mapping[bytes, str]]
 
 def digest(content: bytes | None) -> bytes:
     """What a doubt knows of a file's content; None: the file is not there."""
-    return ABSENT if content is None else hashlib.sha256(content).digest()
+    return ABSENT if content is None else sha256(content).digest()
 
 
 def doubt(file: str, content: bytes | None, reasons: Mapping[bytes, str]) -> Rejection | None:

@@ -19,6 +19,13 @@ METRICS = (0, 1024)
 """What the kernel gives a route that names none, in IPv4 and IPv6."""
 
 
+def in_the_way(route: RouteRow) -> bool:
+    """Whether ours to that single address would take its place: it is not ours, and the kernel keeps
+    one of them."""
+    whole = route.to.prefix == BITS[route.to.version] and route.table == MAIN_TABLE
+    return whole and route.protocol != PROTOCOL and route.metric in METRICS
+
+
 class HostView:
     """The host's dump, by what is asked of it."""
 
@@ -26,6 +33,7 @@ class HostView:
         host = observed.host
         self.names = {link.index: link.name for link in host.links}
         self.indexes = {link.name: link.index for link in host.links}
+        self.peers = {link.index: link.peer for link in host.links if link.peer_nsid < 0}
         self.bridges = {network: link.index for network, link in observed.bridges.items()}
         self.neighbours = {(row.index, row.address): row for row in host.neighbours}
         ours = set(self.bridges.values())
@@ -53,8 +61,7 @@ class HostView:
                 continue
             if route.via is None:
                 self.connected.add((route.index, route.to))
-            whole = route.to.prefix == BITS[route.to.version]
-            if whole and route.table == MAIN_TABLE and route.metric in METRICS:
+            if in_the_way(route):
                 self.foreign[route.to] = route
         self.wanted = {
             (self.bridges.get(e.network, 0), address)
@@ -72,6 +79,11 @@ class HostView:
         """Where the host's routes to members are to lead, whoever has the address now."""
         self.flushed: set[str] = set()
         """Bridges that lose their neighbours in this pass."""
+
+    def whole_pairs(self, seen: SeenContainer) -> bool:
+        """Whether both ends of a pair are on the host: nothing reaps it with a namespace."""
+        pairs = [end.host for end in seen.ends if end.host.peer_nsid < 0]
+        return any(self.peers.get(link.peer) == link.index for link in pairs)
 
     def same_type(self, endpoint: Endpoint, end: SeenEnd) -> bool:
         """Whether the pair was made for the type that its network has now."""

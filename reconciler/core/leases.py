@@ -5,6 +5,7 @@ container. Never-used addresses go first, then the one freed longest ago.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -21,7 +22,9 @@ from reconciler.core.model import (
     Subnet,
 )
 
-NOBODY: Mapping[tuple[str, int], Collection[int]] = {}
+Place = tuple[str, int]
+"""A network and an IP version."""
+NOBODY: Mapping[Place, Collection[int]] = {}
 
 
 class Key(NamedTuple):
@@ -66,13 +69,15 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 class _Pool:
     """The addresses of one network and IP version, and who has them."""
 
-    def __init__(self, network: Network, version: int, freed: Mapping[tuple[str, Address], int]):
+    def __init__(self, network: Network, version: int, freed: Mapping[int, int]):
+        """`freed`: address → serial number of its release."""
         self.network = network
         self.subnet = network.subnet(version)
         self.ranges = [r for r in network.ranges if r.version == version]
         self.taken: set[int] = {g.value for g in network.gateways if g.version == version}
-        own = {a.value: n for (name, a), n in freed.items() if name == network.name}
-        self.freed = {value: n for value, n in own.items() if self.offered(value)}
+        self.freed = freed
+        self.released: dict[int, None] = {}
+        """What is freed just now, in that order."""
         self._fresh = self._never_used()
         self._again: Iterator[int] | None = None
 
@@ -84,11 +89,12 @@ class _Pool:
         return self.usable(value) and any(r.first <= value <= r.last for r in self.ranges)
 
     def _never_used(self) -> Iterator[int]:
-        taken, freed = self.taken, self.freed
+        taken, freed, released = self.taken, self.freed, self.released
         for r in self.ranges:
             for value in range(r.first, r.last + 1):
                 # Thousands may be taken: that is asked first, for it costs least.
-                if value not in taken and value not in freed and self.usable(value):
+                used = value in taken or value in freed or value in released
+                if not used and self.usable(value):
                     yield value
 
     def take(self) -> int | None:
@@ -98,9 +104,11 @@ class _Pool:
                 self.taken.add(value)
                 return value
         if self._again is None:
-            self._again = iter(sorted(self.freed, key=lambda value: self.freed[value]))
+            # In order already where a ledger has kept them so: that costs one walk.
+            freed = sorted(self.freed, key=self.freed.__getitem__)
+            self._again = chain(freed, self.released)
         for value in self._again:
-            if value not in self.taken:
+            if value not in self.taken and self.offered(value):
                 self.taken.add(value)
                 return value
         return None
@@ -114,6 +122,14 @@ def is_usable(subnet: Subnet, value: int) -> bool:
     if spare <= 1:
         return True
     return value != subnet.value and not (subnet.version == 4 and value == subnet.last)
+
+
+def by_place(freed: Mapping[tuple[str, Address], int]) -> dict[Place, dict[int, int]]:
+    """The same, by network and IP version."""
+    found: dict[Place, dict[int, int]] = {}
+    for (network, address), serial in freed.items():
+        found.setdefault((network, address.version), {})[address.value] = serial
+    return found
 
 
 def _declared(spec: Spec) -> Iterator[tuple[Container, Interface]]:
@@ -130,15 +146,17 @@ class _Assigner:
         standing: Mapping[Key, Address],
         busy: Callable[[str], bool],
         kept: Collection[str],
-        taken: Mapping[tuple[str, int], Collection[int]],
+        taken: Mapping[Place, Collection[int]],
+        freed: Mapping[Place, Mapping[int, int]] | None,
     ) -> None:
         self.spec, self.book, self.standing, self.busy, self.kept = spec, book, standing, busy, kept
         self.others = taken
-        self.pools: dict[tuple[str, int], _Pool] = {}
+        self.pools: dict[Place, _Pool] = {}
+        free = by_place(book.freed) if freed is None else freed
         for network in spec.networks.values():
             for subnet in network.subnets:
-                pool = _Pool(network, subnet.version, book.freed)
-                self.pools[network.name, subnet.version] = pool
+                place = (network.name, subnet.version)
+                self.pools[place] = _Pool(network, subnet.version, free.get(place, {}))
         self.wanted = [
             (Key(c.name, i.network, i.name, version), i)
             for c, i in _declared(spec)
@@ -283,7 +301,7 @@ class _Assigner:
                 # Freed by this very pass, and so after all others.
                 pool = self.pools[network, version]
                 if pool.offered(address.value):
-                    pool.freed.setdefault(address.value, self.book.serial + 1)
+                    pool.released.setdefault(address.value)
 
     def _give(self, key: Key, pool: _Pool, old: Address | None, reason: str) -> None:
         value = None
@@ -351,13 +369,15 @@ def assign(
     standing: Mapping[Key, Address],
     busy: Callable[[str], bool],
     kept: Collection[str],
-    taken: Mapping[tuple[str, int], Collection[int]] = NOBODY,
+    taken: Mapping[Place, Collection[int]] = NOBODY,
+    freed: Mapping[Place, Mapping[int, int]] | None = None,
 ) -> Assignment:
     """Give every automatic interface its address.
 
     `standing`: what containers of ours carry in the kernel; it stands in for a lost book, and keeps
     the addresses of those that are no longer declared. `busy`: whether processes live in a container.
-    `kept`: containers whose leases stay though they are not declared in `spec`. `taken`: by
-    network and IP version, addresses that containers beyond `spec` and `book` have.
+    `kept`: containers whose leases stay though they are not declared in `spec`. `taken`:
+    addresses that containers beyond `spec` and `book` have. `freed`: what was released, with the
+    serial number of its release, where `book` does not say it.
     """
-    return _Assigner(spec, book, standing, busy, kept, taken).run()
+    return _Assigner(spec, book, standing, busy, kept, taken, freed).run()

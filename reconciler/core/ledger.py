@@ -4,13 +4,12 @@ A whole pass takes leases from the state dir and hands addresses out anew. A pas
 takes an excerpt of this, and puts back what has become of it.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
-from reconciler.core.leases import Book, Key
-from reconciler.core.model import Address, Container
+import msgspec
 
-Place = tuple[str, int]
-"""A network and an IP version."""
+from reconciler.core.leases import Assignment, Book, Key, Place, assign
+from reconciler.core.model import Address, Container, Spec
 
 
 class Ledger:
@@ -18,7 +17,8 @@ class Ledger:
 
     def __init__(self, book: Book) -> None:
         self._held: dict[Key, Address] = {}
-        self._freed: dict[tuple[str, Address], int] = {}
+        self._freed: dict[Place, dict[int, int]] = {}
+        """Address → serial number of its release, in that order."""
         self._serial = book.serial
         self._leases: dict[str, dict[Key, Address]] = {}
         """By container."""
@@ -27,18 +27,50 @@ class Ledger:
         """Declared addresses, and the container that declares each."""
         self.turn(Book(held={}, freed={}), book)
 
-    @property
-    def book(self) -> Book:
-        """All leases, as of now: to be read at once."""
-        return Book(held=self._held, freed=self._freed, serial=self._serial)
+    def says(self, book: Book) -> bool:
+        """Whether that is what it holds. A release raises the serial number, and what is handed out
+        again is held."""
+        freed = sum(map(len, self._freed.values()))
+        return (book.serial, len(book.freed)) == (self._serial, freed) and book.held == self._held
 
-    def excerpt(self, names: Collection[str], networks: Collection[str]) -> Book:
-        """The leases of these containers, and what was freed in these networks."""
-        held: dict[Key, Address] = {}
-        for name in names:
+    def excerpt(self, names: Collection[str] | None = None) -> Book:
+        """The leases of these containers (None: of all), without what was released."""
+        held: dict[Key, Address] = {} if names is not None else dict(self._held)
+        for name in names or ():
             held |= self._leases.get(name, {})
-        freed = {place: n for place, n in self._freed.items() if place[0] in networks}
-        return Book(held=held, freed=freed, serial=self._serial)
+        return Book(held=held, freed={}, serial=self._serial)
+
+    def assign(
+        self,
+        spec: Spec,
+        excerpt: Book,
+        *,
+        standing: Mapping[Key, Address],
+        busy: Callable[[str], bool],
+        kept: Collection[str],
+    ) -> tuple[Book, Assignment]:
+        """Hand addresses out to the containers of `spec`; everybody else keeps theirs.
+
+        Answers with the excerpt, as far as it matters to what has become of it, too.
+        """
+        near = {i.network for c in spec.containers.values() for i in c.interfaces}
+        networks = {name: spec.networks[name] for name in sorted(near)}
+        places = [(name, s.version) for name, net in networks.items() for s in net.subnets]
+        found = assign(
+            msgspec.structs.replace(spec, networks=networks),
+            excerpt,
+            standing=standing,
+            busy=busy,
+            kept=kept,
+            taken=self.taken(places, but=spec.containers),
+            freed=self._freed,
+        )
+        again = {
+            (key.network, address): serial
+            for key, address in found.book.held.items()
+            if (serial := self._freed.get((key.network, key.version), {}).get(address.value))
+        }
+        return msgspec.structs.replace(excerpt, freed=again), found
 
     def turn(self, old: Book, new: Book) -> None:
         """An excerpt has become another one."""
@@ -47,13 +79,16 @@ class Ledger:
         for key, address in old.held.items():
             if new.held.get(key) != address:
                 self._strike(key, address)
+        for network, address in old.freed.keys() - new.freed.keys():
+            self._freed.get((network, address.version), {}).pop(address.value, None)
         for key, address in new.held.items():
             self._held[key] = address
             self._leases.setdefault(key.container, {})[key] = address
             self._lessees.setdefault((key.network, key.version), {})[address.value] = key
-        for place in old.freed.keys() - new.freed.keys():
-            self._freed.pop(place, None)
-        self._freed |= new.freed
+        for (network, address), serial in sorted(new.freed.items(), key=lambda item: item[1]):
+            released = self._freed.setdefault((network, address.version), {})
+            released.pop(address.value, None)
+            released[address.value] = serial
         self._serial = new.serial
 
     def _strike(self, key: Key, address: Address) -> None:

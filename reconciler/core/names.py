@@ -4,11 +4,11 @@ They depend only on what is declared and on the machine, never on the version of
 upgrade must plan nothing. Hence the spelled-out formats and the fixed hash.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from reconciler.core.digests import sha256
 from reconciler.core.model import Address
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*\Z")
@@ -22,7 +22,8 @@ ROOMY = 54
 
 def _digest(*parts: str) -> bytes:
     # No part holds a NUL: names cannot, so two lists of parts never hash alike.
-    return hashlib.sha256("\0".join(parts).encode()).digest()
+    digest: bytes = sha256("\0".join(parts).encode()).digest()
+    return digest
 
 
 _BASE32 = "abcdefghijklmnopqrstuvwxyz234567"

@@ -104,7 +104,9 @@ class _Planner(Networks):
         seen = self.observed.containers.get(member.name)
         if seen is None or member.hooked or member.object in self.observed.doubles:
             return
-        if seen.netns and seen.netns != member.netns:
+        if seen.space is None and self.view.whole_pairs(seen):
+            why = "its interface was moved to the host, and its namespace is gone"
+        elif seen.netns and seen.netns != member.netns:
             why = f"its netns file is to be {member.netns}"
         elif seen.ends and not member.endpoints:
             why = "its mode is now none"

@@ -1,7 +1,7 @@
 """The text of a container's resolv.conf and hosts."""
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 
 from reconciler.core.leases import Key
 from reconciler.core.model import Address, Container, Dns, Spec
@@ -37,17 +37,23 @@ def resolv_conf(dns: Dns, host: str) -> str:
 
 
 class Hosts:
-    """Builds hosts files; each network's members are written once, however many read them."""
+    """Builds hosts files. Each network's members are written once, and containers that are alike have
+    one text between them.
+
+    Members stand in the order of their addresses, behind all else: who is new has the highest one
+    as a rule, and a line more at the end is all that the files of thousands get.
+    """
 
     def __init__(self, spec: Spec, addresses: Mapping[Key, Address]) -> None:
         self._addresses = addresses
         self._blocks: dict[str, str] = {}
         self._members: dict[str, list[Container]] = {}
+        self._last: tuple[tuple[str, ...], bytes] = ((), b"")
         for container in spec.containers.values():
             for network in dict.fromkeys(i.network for i in container.interfaces):
                 self._members.setdefault(network, []).append(container)
 
-    def _lines(self, container: Container, network: str) -> Iterable[str]:
+    def _carried(self, container: Container, network: str) -> Iterator[Address]:
         for interface in container.interfaces:
             if interface.network != network:
                 continue
@@ -56,19 +62,22 @@ class Hosts:
                 key = Key(container.name, network, interface.name, version)
                 if not given and version in interface.automatic and key in self._addresses:
                     given = [self._addresses[key]]
-                yield from (f"{address} {container.name}\n" for address in given)
+                yield from given
 
     def _block(self, network: str) -> str:
         if network not in self._blocks:
             members = self._members.get(network, ())
-            self._blocks[network] = "".join(
-                line for member in members for line in self._lines(member, network)
-            )
+            lines = sorted((a, m.name) for m in members for a in self._carried(m, network))
+            self._blocks[network] = "".join(f"{address} {name}\n" for address, name in lines)
         return self._blocks[network]
 
-    def text(self, container: Container, dns: Dns) -> str:
-        """Own name, fellow members, and what the definition adds."""
+    def text(self, container: Container, dns: Dns) -> bytes:
+        """Own name, what the definition adds, and fellow members."""
         networks = dict.fromkeys(i.network for i in container.interfaces)
         own = "" if networks else f"127.0.1.1 {container.name}\n"
         extra = "".join(f"{address} {name}\n" for name, address in dns.hosts)
-        return LOCAL + own + "".join(self._block(n) for n in networks) + extra
+        key = (own, extra, *networks)
+        if self._last[0] != key:
+            whole = LOCAL + own + extra + "".join(self._block(n) for n in networks)
+            self._last = (key, whole.encode())
+        return self._last[1]

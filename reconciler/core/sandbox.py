@@ -6,9 +6,11 @@ from typing import Any
 import msgspec
 
 from reconciler.core.schema import RawContainer
-from reconciler.core.tree import Map, Tree
+from reconciler.core.tree import Map, Tree, planted
 
 HEADER = "# Written by `runcnet add`, which writes it anew; `runcnet rm` takes it away.\n"
+NAME_AT = (3, 3)
+"""The line and column of the name."""
 
 
 def declaration(name: str, body: RawContainer) -> str:
@@ -21,6 +23,12 @@ def declaration(name: str, body: RawContainer) -> str:
         else:
             lines.append(f"    {key}: {_flow(value)}")
     return f"{HEADER}containers:\n" + "".join(f"{line}\n" for line in lines)
+
+
+def tree(file: str, name: str, body: RawContainer) -> Tree:
+    """What `declaration` comes to when it is read; everything stands where the name does."""
+    whole = {"containers": {name: msgspec.to_builtins(body)}}
+    return Tree(file, planted(whole, NAME_AT), nulls=False)
 
 
 def _flow(value: Any) -> str:

@@ -1,6 +1,6 @@
 """A parsed file: maps, lists and text, each knowing the line and column of what it holds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from reconciler.core.model import Place
@@ -56,6 +56,22 @@ class Tree(NamedTuple):
                 break
             node = node[part]
         return Place(self.file, *mark)
+
+
+def planted(value: Any, mark: Mark) -> Any:
+    """Plain maps and lists as a file would hold them, all of it at one place."""
+    if isinstance(value, Mapping):
+        found = Map()
+        for key, one in value.items():
+            found[key] = planted(one, mark)
+            found.marks[key] = found.keys_at[key] = mark
+        return found
+    if isinstance(value, list):
+        items = Seq()
+        items.extend(planted(one, mark) for one in value)
+        items.marks = [mark] * len(items)
+        return items
+    return value
 
 
 def path_text(path: Iterable[str | int]) -> str:

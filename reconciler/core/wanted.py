@@ -177,3 +177,9 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     """IP versions that the host must forward."""
     problems: dict[str, str]
     """Object (`network/a`, `container/b`) → why it cannot be made as declared."""
+
+
+def frame(desired: Desired) -> Desired:
+    """The same without members: networks as they are resolved."""
+    problems = {n: text for n, text in desired.problems.items() if n.startswith("network/")}
+    return msgspec.structs.replace(desired, members={}, problems=problems)

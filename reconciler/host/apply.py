@@ -149,6 +149,7 @@ class Kernel(Creations):
                 index = self._take_index()
                 ends[index] = (op.endpoint.network, op.endpoint.container, op.endpoint.name)
                 self._veth(batch, op.endpoint, index, 0)
+                steps.speak(batch, op.endpoint, ipv6=self.ipv6)
                 steps.quiet(batch, op.endpoint, ipv6=self.ipv6)
                 steps.inner_up(batch, op.endpoint, op.endpoint.name, ipv6=self.ipv6)
                 self._entries(batch, op.endpoint, index, op.endpoint.name)

@@ -3,11 +3,11 @@
 A daemon holds one more for its life, `daemon.lock`, which says that it is there and keeps a second one out.
 """
 
+import _socket as socket  # what `socket` loads beside it takes longer than a lock
 import contextlib
 import errno
 import fcntl
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from reconciler.core.errors import LockedError
 from reconciler.host.files import own_directory
 
-PAUSE_S = 0.05
+PAUSE_S = 0.01
 SOCKET = "\0runcnet"
 """An abstract unix socket name is unique in a network namespace, whatever folders are used."""
 DAEMON_FILE = "daemon.lock"
@@ -88,7 +88,7 @@ def hold(run_dir: str, state_dir: str, *, timeout_s: float) -> Iterator[None]:
             fd = _take(os.path.join(folder, "lock"), deadline, _by_another_run)
             stack.callback(os.close, fd)
             _sign(fd)
-        stack.enter_context(_bind(deadline))
+        stack.callback(_bind(deadline).close)
         yield
 
 

@@ -1,6 +1,6 @@
 """Who this machine is, and since which start of it."""
 
-import socket
+import _socket as socket
 
 
 def machine_id() -> str:

@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS secret (key BLOB);
 CREATE TABLE IF NOT EXISTS leaving (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scene (boot TEXT, cookie INTEGER);
 CREATE TABLE IF NOT EXISTS trouble (object TEXT PRIMARY KEY, since REAL, text TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS resolved (digest BLOB);
 CREATE TABLE IF NOT EXISTS mishap (serial INTEGER PRIMARY KEY, time REAL, object TEXT, text TEXT);
 """
 MISHAPS = 100
@@ -39,7 +40,8 @@ class Record:
 
     def __init__(self, db: sqlite3.Connection, *, present: bool, scene: tuple[str, int]) -> None:
         self._db = db
-        self._scene = scene
+        self.scene = scene
+        """The boot id, and the cookie of the host's network namespace."""
         self.present = present
         self.key = _key(db)
         """16 bytes that whoever acts inside a namespace cannot know: the secret of the digests."""
@@ -81,6 +83,18 @@ class Record:
             return self._db.execute(query)
         marks = ", ".join("?" * len(names))
         return self._db.execute(f"{query} WHERE container IN ({marks})", tuple(names))
+
+    def resolved(self) -> bytes | None:
+        """A digest of networks as the last whole pass resolved them; None: there was none."""
+        row = self._db.execute("SELECT digest FROM resolved").fetchone()
+        return row[0] if row else None
+
+    def note_resolved(self, digest: bytes) -> None:
+        """Write it down."""
+        if self.resolved() != digest:
+            with self._transaction():
+                self._db.execute("DELETE FROM resolved")
+                self._db.execute("INSERT INTO resolved VALUES (?)", (digest,))
 
     def last_end(self) -> int:
         """The highest ifindex on record."""
@@ -152,7 +166,7 @@ class Record:
             self._db.executemany("INSERT OR REPLACE INTO space VALUES (?, ?)", spaces.items())
             self._db.executemany("INSERT OR REPLACE INTO end VALUES (?, ?, ?, ?)", rows)
             self._db.executemany("INSERT OR REPLACE INTO bridge VALUES (?, ?)", bridges.items())
-            self._db.execute("INSERT INTO scene VALUES (?, ?)", self._scene)
+            self._db.execute("INSERT INTO scene VALUES (?, ?)", self.scene)
         self.present = True
 
     def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:

@@ -18,7 +18,7 @@ from reconciler.core.rows import (
     TableRow,
 )
 from reconciler.host.ahead import Ahead
-from reconciler.host.batch import BRIDGE, Batch, Failure, Result
+from reconciler.host.batch import BRIDGE, FAMILY, LENGTH, Batch, Failure, Result
 
 ffi, lib = _rtnl.ffi, _rtnl.lib
 
@@ -273,6 +273,21 @@ def _neighbours(raw: bytes) -> tuple[tuple[NeighbourRow, ...], tuple[TableRow, .
             at = Address(_version(family), _value(family, address))
             rows.append(NeighbourRow(index, at, mac))
     return tuple(rows), tuple(table)
+
+
+def routes_to(addresses: Sequence[Address]) -> list[RouteRow | None]:
+    """The host's route to each of these, as the kernel looks it up. Raises OSError."""
+    to = ffi.new("struct rcn_peer[]", len(addresses))
+    for one, (version, value) in zip(to, addresses, strict=True):
+        one.family = FAMILY[version]
+        size = LENGTH[version]
+        one.address[0:size] = list(value.to_bytes(size, "big"))
+    found = ffi.new("struct rcn_route[]", len(addresses))
+    error = lib.rcn_routes_to(to, len(addresses), found)
+    if error:
+        raise OSError(-error, "the host's routes could not be asked for")
+    rows = _routes(bytes(ffi.buffer(found)))
+    return [row if raw.family else None for row, raw in zip(rows, found, strict=True)]
 
 
 def cookie() -> int:

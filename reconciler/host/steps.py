@@ -88,6 +88,14 @@ def quiet(batch: Batch, endpoint: Endpoint, *, ipv6: bool) -> None:
         batch.sysctl(*endpoint.manner, inside=True, if_there=True)
 
 
+def speak(batch: Batch, endpoint: Endpoint, *, ipv6: bool) -> None:
+    """The step that gives a new inner end IPv6, where it needs it: a namespace that was made for
+    networks without it keeps new links from having it."""
+    if ipv6 and any(address.version == 6 for address in endpoint.addresses):
+        name = f"net/ipv6/conf/{endpoint.name}/disable_ipv6"
+        batch.sysctl(name, "0", inside=True, if_there=True)
+
+
 def inner_up(batch: Batch, endpoint: Endpoint, link: int | str, *, ipv6: bool) -> None:
     """The steps that bring the inner end of a veth pair up with its addresses."""
     if ipv6 and endpoint.mtu >= IPV6_MTU:

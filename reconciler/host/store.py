@@ -116,7 +116,45 @@ class Store:
                 "SELECT network, version, address, serial FROM freed"
             )
         }
-        return Book(held=held, freed=freed, serial=int(self.get("serial") or 0))
+        return Book(held=held, freed=freed, serial=self.serial())
+
+    def leases(self, names: Collection[str]) -> dict[Key, Address]:
+        """The leases of these containers."""
+        marks = ", ".join("?" * len(names))
+        rows = self._db.execute(
+            "SELECT container, network, interface, version, address FROM lease "
+            f"WHERE container IN ({marks})",
+            tuple(names),
+        )
+        return {
+            Key(container, network, interface, version): Address(version, int(address, 16))
+            for container, network, interface, version, address in rows
+        }
+
+    def leases_in(self, network: str) -> dict[Key, Address]:
+        """The leases of a network."""
+        rows = self._db.execute(
+            "SELECT container, interface, version, address FROM lease WHERE network=?", (network,)
+        )
+        return {
+            Key(container, network, interface, version): Address(version, int(address, 16))
+            for container, interface, version, address in rows
+        }
+
+    def leased(self, network: str, version: int) -> dict[str, str]:
+        """The addresses of a network that are held, in hexadecimal, each with its container."""
+        query = "SELECT address, container FROM lease WHERE network=? AND version=?"
+        return dict(self._db.execute(query, (network, version)))
+
+    def freed(self, network: str, version: int) -> dict[str, int]:
+        """The addresses of a network that were held once, in hexadecimal, the one freed longest ago
+        first, each with its serial number."""
+        query = "SELECT address, serial FROM freed WHERE network=? AND version=? ORDER BY serial"
+        return dict(self._db.execute(query, (network, version)))
+
+    def serial(self) -> int:
+        """The number of the last release of an address."""
+        return int(self.get("serial") or 0)
 
     def save_book(self, old: Book, new: Book) -> None:
         """Write what differs between the two."""

@@ -11,11 +11,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import yaml
-
 from reconciler.core.model import Place, Rejection
 from reconciler.core.tree import Map, Mark, Seq, Tree
-from reconciler.host.userns import from_outside, is_ours
+from reconciler.host.trust import trusted_way, untrusted
 
 SIZE_LIMIT = 8 << 20
 DEPTH_LIMIT = 32
@@ -65,7 +63,7 @@ def read_folders(folders: Sequence[str]) -> Sources:
             rejections.append(_rejection(folder, f"cannot be read: {error.strerror}"))
             continue
         try:
-            problem = _trusted_way(folder)
+            problem = trusted_way(folder)
             if problem:
                 rejections.append(_rejection(folder, problem))
                 continue
@@ -139,7 +137,7 @@ def _read(path: str, *, trusted: bool) -> SourceFile:
             raise _Refused("is no regular file (put a file, or a link to one, in its place)")
         if trusted:
             real = os.path.realpath(path)
-            problem = _untrusted(found, real) or _trusted_way(os.path.dirname(real))
+            problem = untrusted(found, real) or trusted_way(os.path.dirname(real))
             if problem:
                 raise _Refused(problem)
         content = opened.read(SIZE_LIMIT + 1)
@@ -150,46 +148,6 @@ def _read(path: str, *, trusted: bool) -> SourceFile:
 
 def _link_time(path: str) -> int:
     return os.lstat(path).st_mtime_ns if os.path.islink(path) else 0
-
-
-def _untrusted(found: os.stat_result, path: str) -> str:
-    if from_outside(found.st_uid):
-        return (
-            f"{path} is owned by an id that this user namespace does not know: copy it into a folder "
-            "of your own, and give that as --config-dir"
-        )
-    if not is_ours(found.st_uid):
-        return f"{path} is owned by neither root nor the caller: chown root {path}"
-    if found.st_mode & 0o022:
-        return f"{path} is writable by group or others: chmod go-w {path}"
-    return ""
-
-
-def _trusted_way(folder: str) -> str:
-    """What is wrong with a folder or one above it: who can rename in it can replace what it holds.
-
-    In a user namespace the machine's root cannot be told from others that are not known there. Above
-    a folder of the caller's own it is taken for granted: /, /home.
-    """
-    way = os.path.realpath(folder)
-    child: os.stat_result | None = None
-    while True:
-        found = os.stat(way)
-        above = child is not None and from_outside(found.st_uid)
-        sticky = found.st_mode & stat.S_ISVTX and (above or is_ours(found.st_uid))
-        if sticky:
-            if child is not None and not (is_ours(child.st_uid) or from_outside(child.st_uid)):
-                return f"{way} is shared, and the next part belongs to somebody else: chown root"
-        elif above:
-            if found.st_mode & 0o022:
-                return _untrusted(found, way)
-        else:
-            problem = _untrusted(found, way)
-            if problem:
-                return problem
-        if way == "/":
-            return ""
-        child, way = found, os.path.dirname(way)
 
 
 class _Stop(Exception):  # noqa: N818 - never leaves this file
@@ -210,6 +168,8 @@ def parse(content: bytes, file: str) -> tuple[Tree | None, tuple[Rejection, ...]
         return None, (Rejection(place=Place(file, line, column), path="", message=text),)
     if len(content) > SIZE_LIMIT:
         return None, (_rejection(file, "is larger than 8 MiB (split it)"),)
+    import yaml  # where nothing has changed, nothing is parsed
+
     builder = _Builder()
     try:
         root = builder.build(yaml.parse(text, Loader=yaml.CSafeLoader))
@@ -224,7 +184,7 @@ def parse(content: bytes, file: str) -> tuple[Tree | None, tuple[Rejection, ...]
         said = " ".join(p for p in (error.context, error.problem) if p)
         return None, (Rejection(place=place, path="", message=f"no YAML: {_hint(said)}"),)
     except yaml.YAMLError as error:
-        place = _reader_place(file, text, error)
+        place = _reader_place(file, text)
         said = str(getattr(error, "reason", error)).splitlines()[0]
         return None, (Rejection(place=place, path="", message=f"no YAML: {said}"),)
     errors = tuple(
@@ -234,7 +194,7 @@ def parse(content: bytes, file: str) -> tuple[Tree | None, tuple[Rejection, ...]
     return (None if errors else Tree(file, root, builder.nulls)), errors
 
 
-def _reader_place(file: str, text: str, error: yaml.YAMLError) -> Place:
+def _reader_place(file: str, text: str) -> Place:
     control = re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text)
     at = control.start() if control else 0
     return Place(file, text.count("\n", 0, at) + 1, at - (text.rfind("\n", 0, at) + 1) + 1)
@@ -256,6 +216,8 @@ class _Builder:
         """The keys and numbers that lead to the node being built."""
 
     def build(self, events: Iterator[Any]) -> Any:
+        import yaml
+
         root: Any = None
         documents = 0
         stack: list[Map | Seq] = []

@@ -119,6 +119,11 @@ static void work(const char *dir)
     rcn_scan_free(&scan);
     for (int i = 0; i < COUNT; i++)
         CHECK(!rcn_unbind(paths[i]));
+    const struct rcn_peer to[] = {
+        {AF_INET, {127, 0, 0, 1}}, {AF_INET, {203, 0, 113, 9}}, {AF_INET6, {0xfd}}};
+    struct rcn_route found[3];
+    CHECK(!rcn_routes_to(to, 3, found));
+    CHECK(!found[0].family && !found[1].prefix && !found[2].prefix);
 }
 
 /* The first datagram of a dump. */

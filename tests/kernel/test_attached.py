@@ -509,3 +509,21 @@ def test_hooks_of_all_kinds_a_run_and_a_daemon_at_once(host: PrivateHost, guest:
     finally:
         for one in guests:
             one.end()
+
+
+def test_a_hook_loads_no_more_than_it_needs(host: PrivateHost, guest: Guest) -> None:
+    """A container's start waits for each module; the first call has left an index, so files are not read."""
+    other = Guest(host, "other")
+    guest.attach()
+    for one, stage in ((other, "createRuntime"), (other, "poststop"), (guest, "poststop")):
+        words = host.command("runcnet", "hook", stage, *host.options, "--network", "n")
+        words.insert(1, "-Ximporttime")
+        done = host.run(*words, check=False, stdin=one.state())
+        assert done.code == 0, done.err
+        loaded = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
+        assert "reconciler.joining" in loaded
+        heavy = {"iptc", "reconciler.commands", "reconciler.core.splice", "rich", "ssl",
+                 "subprocess", "watchdog", "yaml", "_hashlib"}  # fmt: skip
+        assert not heavy & loaded, (stage, heavy & loaded)
+    assert not shown(host) and host.reconcile().changes == []
+    other.end()

@@ -1,5 +1,7 @@
 """Each kind of drift, made by hand; one pass mends it, with only the operations that it takes."""
 
+import contextlib
+import signal
 import sys
 
 import pytest
@@ -307,3 +309,33 @@ def test_a_path_unmounted_under_a_process_is_bound_again(bare: PrivateHost, way:
         ping.stdout.readline()
         wait_for(lambda: "bytes from" in ping.stdout.readline(), what="the ping to go on")
     assert bare.reconcile().changes == []
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["once", "daemon"])
+def test_an_inner_end_on_the_host_is_not_in_the_way_of_a_new_one(
+    bare: PrivateHost, *, served: bool
+) -> None:
+    bare.write(
+        "a.yaml", "networks: {n: {subnets: 10.1.0.0/24}}\ncontainers: {a: {interfaces: n}}\n"
+    )
+    script = (
+        "ip -n a link set eth0 down; ip -n a link set eth0 name yy0; "
+        "ip -n a link set yy0 netns $$; ip netns del a"
+    )
+    with bare.daemon("--resync", "3600") if served else contextlib.nullcontext() as daemon:
+        bare.reconcile()
+        if daemon:
+            daemon.child.send_signal(signal.SIGSTOP)
+        bare.sh(script)
+        if daemon:
+            daemon.child.send_signal(signal.SIGCONT)
+        else:
+            bare.reconcile()
+        said = daemon.log if daemon else ""
+        wait_for(
+            lambda: bare.run("ip", "netns", "exec", "a", "ip", "addr", check=False).code == 0,
+            15.0,
+            said,
+        )
+        assert bare.addresses("eth0", "a") == ["10.1.0.2/24"]
+        assert bare.run("ip", "link", "show", "yy0", check=False).code

@@ -292,3 +292,16 @@ def test_an_address_that_one_in_use_still_carries_is_not_given_away(bare: Privat
         assert "two" not in bare.ours()["netns"]
     assert bare.reconcile().report["converged"]
     assert bare.addresses("eth0", "two") == ["10.1.0.77/24"]
+
+
+def test_from_a_network_without_ipv6_into_one_that_has_it(bare: PrivateHost) -> None:
+    nets = (
+        "networks: {four: {subnets: 10.1.0.0/24}, both: {subnets: [10.2.0.0/24, 'fd00:2::/64']}}\n"
+    )
+    bare.write("a.yaml", nets + "containers: {a: {interfaces: four}}\n")
+    bare.reconcile()
+    bare.write("a.yaml", nets + "containers: {a: {interfaces: both}}\n")
+    run = bare.reconcile()
+    assert run.report["converged"] and not run.report["failed"], run.out
+    assert sorted(bare.addresses("eth0", "a")) == ["10.2.0.2/24", "fd00:2::2/64"]
+    assert bare.reconcile().changes == []

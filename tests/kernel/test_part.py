@@ -67,6 +67,22 @@ def test_forwarding_that_was_not_ours_and_is_now_gets_its_guard(host: PrivateHos
         assert guard(), host.run("iptables-legacy", "-S").out
 
 
+def test_the_guard_outlives_state_and_rules_under_a_daemon(host: PrivateHost) -> None:
+    host.firewall = "nftables"
+    host.write("a.yaml", BASE)
+
+    def guard() -> bool:
+        return "@switched accept" in host.run("nft", "list", "ruleset").out
+
+    with host.daemon("--resync", "3600") as daemon:
+        assert guard()
+        host.sh(f"rm {host.state}/state.db*; nft delete table inet runcnet")
+        wait_for(
+            lambda: "chain forward4" in host.run("nft", "list", "ruleset").out, what=daemon.log
+        )
+        assert guard(), daemon.log
+
+
 def kinds(host: PrivateHost) -> dict[str, float]:
     """How many passes of each kind a daemon with `--metrics` has made."""
     found = {"full": 0.0, "part": 0.0}
@@ -111,6 +127,32 @@ def test_containers_go_in_a_look_at_everything(bare: PrivateHost) -> None:
         (bare.config / "z.yaml").unlink()
         wait_for(lambda: not stands(bare, "extra"), what=daemon.log)
         wait_for(lambda: kinds(bare)["full"] > before["full"], 5.0, daemon.log)
+
+
+def test_somebody_elses_route_to_a_member_stays(bare: PrivateHost) -> None:
+    bare.write(
+        "a.yaml",
+        'networks: {far: {type: routed, subnets: [10.50.0.0/24, "fd00:50::/64"]}}\n'
+        "containers: {one: {interfaces: {network: far, addresses: [10.50.0.5]}}}\n",
+    )
+    with bare.daemon("--resync", "3600") as daemon:
+        bare.sh("ip route add 10.50.0.9 via 192.0.2.1; ip route add blackhole 10.50.0.10")
+        bare.sh("ip -6 route add fd00:50::11 via 2001:db8:ffff::1")
+        news = {"late": "10.50.0.9", "dark": "10.50.0.10", "six": "'fd00:50::11'"}
+        for name, address in news.items():
+            body = f"{{interfaces: {{network: far, addresses: {address}}}}}"
+            bare.write(f"{name}.yaml", f"containers: {{{name}: {body}}}\n", age_s=0)
+        bare.sh("ip route replace 10.50.0.5 via 192.0.2.1")
+        for address in ("10.50.0.5/32", "10.50.0.9/32", "10.50.0.10/32", "fd00:50::11/128"):
+            said = f"the host's route to {address} through"
+            wait_for(lambda said=said: said in daemon.log, what=daemon.log)
+        routes = bare.run("ip", "route").out + bare.run("ip", "-6", "route").out
+        for line in ("10.50.0.5 via", "10.50.0.9 via", "blackhole 10.50.0.10", "fd00:50::11 via"):
+            assert line in routes, routes
+        # What leads elsewhere as a whole is in nobody's way.
+        body = "{interfaces: {network: far, addresses: 10.50.0.20}}"
+        bare.write("more.yaml", f"containers: {{more: {body}}}\n", age_s=0)
+        wait_for(lambda: stands(bare, "more"), what=daemon.log)
 
 
 def test_small_passes_stand_on_no_book_that_others_have_written(

@@ -23,7 +23,7 @@ def folder(host: PrivateHost) -> Path:
 
 def call(host: PrivateHost, *words: str, check: bool = True) -> Run:
     """A command with both folders."""
-    return host.runcnet(words[0], "--config-dir", str(folder(host)), *words[1:], check=check)
+    return host.runcnet(words[0], "-v", "--config-dir", str(folder(host)), *words[1:], check=check)
 
 
 def start(host: PrivateHost, *words: str) -> "subprocess.Popen[str]":

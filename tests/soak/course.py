@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tests.soak.edits import ANCHOR, Editor
 from tests.soak.guests import Guests
 from tests.soak.keeper import Served, Weight
-from tests.soak.oracle import FOREIGN, FOREIGN_INSIDE, FOREIGN_RULES, Oracle, foreign
+from tests.soak.oracle import FOREIGN, FOREIGN_INSIDE, FOREIGN_RULES, GUARD, Oracle, foreign
 from tests.soak.sabotage import Saboteur
 from tests.support.host import PrivateHost, wait_for
 
@@ -70,6 +70,8 @@ class Course:
         self.running = True
         """Whether a daemon is meant to run."""
         self.lost: set[str] = set()
+        self.ended = False
+        """Whether a daemon has ended since the last quiet moment."""
         self.late: list[str] = []
         self.weights: list[Weight] = []
         self.step = 0
@@ -179,6 +181,7 @@ class Course:
     def _end(self, number: int) -> str:
         self.running = self.rng.random() < 0.6
         self.served.end(number)
+        self.ended = True
         if self.running:
             self.served.start()
         return f"signal {number}, {'and again' if self.running else 'and nobody serves'}"
@@ -259,6 +262,7 @@ class Course:
         self.editor.excused.__init__()  # type: ignore[misc]
         self.saboteur.quiet()
         self.lost.clear()
+        self.ended = False
 
     def _settle(self, began: float) -> None:
         """Until nothing differs by the program's own judgement, which the oracle does not trust."""
@@ -288,9 +292,15 @@ class Course:
     def _findings(self) -> list[str]:
         deadline = time.monotonic() + LOOKS_S
         while True:
-            findings = self.oracle.findings()
+            findings = [f for f in self.oracle.findings() if not self._forgotten(f)]
             if not findings or time.monotonic() > deadline:
                 return findings
+
+    def _forgotten(self, finding: str) -> bool:
+        """Whether nobody can know that it was the program that turned forwarding on: the state says so,
+        the guard, and a daemon that lived through the loss of both."""
+        nobody = "state" in self.lost and self.saboteur.unguarded and self.ended
+        return nobody and finding.endswith("is missing") and any(g in finding for g in GUARD)
 
     def _stood_through(self, leases: dict, inodes: dict) -> list[str]:  # type: ignore[type-arg]
         """Nobody has another address or namespace without a reason."""

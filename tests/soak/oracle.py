@@ -41,6 +41,12 @@ ip -n {ANCHOR} link add vpn type bridge; ip -n {ANCHOR} addr add 10.252.0.1/24 d
 ip -n {ANCHOR} link set vpn up; ip -n {ANCHOR} route add 10.253.0.0/16 dev vpn
 ip -n {ANCHOR} rule add from 10.252.0.0/24 lookup 78 pref 78
 """
+GUARD = (
+    '"chain": "forward4", "comment": "runcnet:host", "expr": [{"drop": null}]',
+    '"chain": "forward6", "comment": "runcnet:host", "expr": [{"drop": null}]', "switched", '"iifkind"', "--physdev-is-bridged",
+    '-A RUNCNET-FORWARD -m comment --comment "runcnet:host" -j DROP',
+)  # fmt: skip
+"""What only the rules of the router guard say."""
 LOOK_FOREIGN = f"""
 ip -o addr show dev dock0; ip -o link show dev v0; ip -o link show dev v1
 ip -o addr show dev v1; ip -n stranger -o addr; ip -n stranger -br link; ip -o addr show dev lo | grep 10.250

@@ -20,13 +20,17 @@ class Blow(NamedTuple):
     """What the operator has to do about it; must do no harm where it is not needed."""
     kills: bool = False
     """The namespace may be another one afterwards."""
+    strips: bool = False
+    """Addresses of it may be nowhere but in the state dir."""
+    unguards: bool = False
+    """The rules go that say that the program itself turned forwarding on."""
     unmarks: bool = False
     """One of the two witnesses of ownership goes: nobody can know whose it is without the other."""
 
 
 END = {
     "host end down": Blow("ip link set {end} down"),
-    "host end deleted": Blow("ip link del {end}"),
+    "host end deleted": Blow("ip link del {end}", strips=True),
     "host end renamed": Blow("ip link set {end} down; ip link set {end} name zz{number}"),
     "host end without a bridge": Blow("ip link set {end} nomaster"),
     "host end in another bridge": Blow("ip link set {end} master br1"),
@@ -40,7 +44,7 @@ END = {
     "host end's group": Blow("ip link set {end} group 7"),
     "host end's alias": Blow("ip link set {end} alias nobody", unmarks=True),
     "host end's alias gone": Blow("ip link set {end} alias ''", unmarks=True),
-    "host end elsewhere": Blow("ip link set {end} netns stranger"),
+    "host end elsewhere": Blow("ip link set {end} netns stranger", strips=True),
     "host end's neighbours": Blow("ip neigh flush dev {end} nud permanent"),
     "host end's routes": Blow("ip route flush dev {end}; ip -6 route flush dev {end}"),
     "a route too many": Blow("ip route add 10.200.{number}.9/32 dev {end} proto 0x72"),
@@ -48,21 +52,23 @@ END = {
     "another link in its place": Blow(
         "ip link del {end} && ip link add {end} type bridge",
         "ip link show {end} | grep -q 'alias runcnet:' || ip link del {end}",
+        strips=True,
     ),
-    "inner end down": Blow("ip -n {netns} link set {inner} down"),
-    "inner end deleted": Blow("ip -n {netns} link del {inner}"),
-    "inner end renamed": Blow("ip -n {netns} link set {inner} down; ip -n {netns} link set {inner} name zz9"),
+    "inner end down": Blow("ip -n {netns} link set {inner} down", strips=True),
+    "inner end deleted": Blow("ip -n {netns} link del {inner}", strips=True),
+    "inner end renamed": Blow("ip -n {netns} link set {inner} down; ip -n {netns} link set {inner} name zz9", strips=True),
     "inner end's MTU": Blow("ip -n {netns} link set {inner} mtu 1290"),
     "inner end's MAC": Blow("ip -n {netns} link set {inner} address 02:00:00:00:08:{byte}"),
     "inner end hears routers": Blow(
         "ip netns exec {netns} sysctl -qw net/ipv6/conf/{inner}/disable_ipv6=0 net/ipv6/conf/{inner}/accept_ra=1"
     ),
-    "inner addresses": Blow("ip -n {netns} addr flush dev {inner}"),
+    "inner addresses": Blow("ip -n {netns} addr flush dev {inner}", strips=True),
     "inner routes": Blow("ip -n {netns} route flush dev {inner}; ip -n {netns} -6 route flush dev {inner}"),
     "inner neighbours": Blow("ip -n {netns} neigh flush dev {inner} nud permanent"),
     "inner end on the host": Blow(
         "ip -n {netns} link set {inner} down; ip -n {netns} link set {inner} name yy{number}; "
-        "ip -n {netns} link set yy{number} netns $$"
+        "ip -n {netns} link set yy{number} netns $$",
+        strips=True,
     ),
     "churn of its address": Blow(
         "for i in 1 2 3 4 5 6 7 8; do ip -n {netns} addr add 10.202.0.$i/32 dev {inner}; "
@@ -77,7 +83,7 @@ SPACE = {
         "ip -n {netns} route del default; ip -n {netns} route add default dev lo",
         "ip -n {netns} route del default dev lo",
     ),
-    "rules": Blow("ip -n {netns} rule flush; ip -n {netns} rule add lookup main pref 32766"),
+    "rules": Blow("ip -n {netns} rule flush protocol 114; ip -n {netns} -6 rule flush protocol 114"),
     "ping groups": Blow("ip netns exec {netns} sysctl -qw net.ipv4.ping_group_range='1 0'"),
     "somaxconn": Blow("ip netns exec {netns} sysctl -qw net.core.somaxconn=99"),
     "path unmounted": Blow("umount -l /run/netns/{netns}", kills=True),
@@ -127,18 +133,22 @@ RULES = {
     "none": {},
     "iptables": {
         "NAT rules flushed": Blow("iptables-legacy -t nat -F RUNCNET-POSTROUTING"),
-        "forward rules flushed": Blow("iptables-legacy -F RUNCNET-FORWARD; ip6tables-legacy -F RUNCNET-FORWARD"),
+        "forward rules flushed": Blow(
+            "iptables-legacy -F RUNCNET-FORWARD; ip6tables-legacy -F RUNCNET-FORWARD", unguards=True
+        ),
         "jump gone": Blow("iptables-legacy -D FORWARD -j RUNCNET-FORWARD"),
         "a rule too many": Blow("iptables-legacy -A RUNCNET-FORWARD -j ACCEPT"),
     },
     "nftables": {
         "NAT rules flushed": Blow("nft flush chain inet runcnet postrouting4"),
-        "forward rules flushed": Blow("nft flush chain inet runcnet forward4; nft flush chain inet runcnet forward6"),
+        "forward rules flushed": Blow(
+            "nft flush chain inet runcnet forward4; nft flush chain inet runcnet forward6", unguards=True
+        ),
         "jumps gone": Blow("nft flush chain inet runcnet forward"),
         "a rule too many": Blow("nft add rule inet runcnet forward4 accept"),
         "the same rules twice": Blow("nft list table inet runcnet | nft -f -"),
         "a chain too many": Blow("nft add chain inet runcnet strange"),
-        "table gone": Blow("nft delete table inet runcnet"),
+        "table gone": Blow("nft delete table inet runcnet", unguards=True),
         "elements gone": Blow("nft flush set inet runcnet members4; nft flush set inet runcnet homes6"),
         "elements too many": Blow("nft add element inet runcnet members4 '{{ \"zz{number}\" }}'"),
         "the bridges' table gone": Blow("nft delete table bridge runcnet"),
@@ -163,6 +173,7 @@ class Saboteur:
         self.wounded: set[str] = set()
         """Containers whose addresses may be nowhere but in the state dir."""
         self.unmarked = False
+        self.unguarded = False
 
     def quiet(self) -> None:
         """All is mended."""
@@ -170,6 +181,7 @@ class Saboteur:
         self.killed.clear()
         self.wounded.clear()
         self.unmarked = False
+        self.unguarded = False
 
     def draw(self, *, may_unmark: bool) -> tuple[str, str]:
         """What is done, and the script that does it."""
@@ -186,13 +198,14 @@ class Saboteur:
         else:
             target, values = "the host", {"number": str(self.rng.randrange(10, 200))}
         self.unmarked |= blow.unmarks
+        self.unguarded |= blow.unguards
         if blow.mend:
             self.mends.append(blow.mend.format(**values))
         if blow.kills:
             self.killed.add(target)
         if "w-*" in blow.script:
             self._hit_replicas()
-        if table in (END, SPACE):
+        if blow.strips or blow.kills:
             self.wounded.add(target)
         return f"{kind} ({target})", blow.script.format(**values)
 

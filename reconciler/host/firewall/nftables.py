@@ -6,7 +6,7 @@ elements; those by netlink, which is fifty times as quick as the program where t
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -89,6 +89,23 @@ class Nftables:
         want = nftbridge.EMPTY._replace(shapes=nftbridge.SHAPES)
         lines = nftset.element_lines("add", want, nftbridge.elements(senders))
         _nft("admit addresses", "-f", "-", text="\n".join(lines) + "\n")
+
+    def strike(self, before: Iterable[Sender], now: Iterable[Sender]) -> None:
+        """Take elements of these away but for what they have now, whatever the policy is. Raises
+        FirewallError."""
+        stays = nftbridge.elements(now)
+        gone = {
+            name: {key: one for key, one in elements.items() if key not in stays[name]}
+            for name, elements in nftbridge.elements(before).items()
+        }
+        if not any(gone.values()) or not present(nfnl.BRIDGE):
+            return
+        want = nftbridge.EMPTY._replace(shapes=nftbridge.SHAPES)
+        # What is not there cannot be deleted, and what is there can be added.
+        lines = [
+            line for verb in ("add", "delete") for line in nftset.element_lines(verb, want, gone)
+        ]
+        _nft("dismiss addresses", "-f", "-", text="\n".join(lines) + "\n")
 
     def dismiss(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
         """Take elements away; see `Backend`."""
