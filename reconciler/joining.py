@@ -4,6 +4,7 @@ A small pass where the index of the run dir tells enough, a look at everything w
 latter makes the index anew, so that the next hook is quick.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -77,6 +78,7 @@ class Joining:
             current = self._pass(None)
             _, spec, _ = current.read()
             adopt(self._record, current.observe(spec))
+        before = self._store.attachments([one.name]).get(one.name)
         try:
             try:
                 address = self._small(one, leaving=False)
@@ -84,11 +86,14 @@ class Joining:
                 address = self._whole(one)
             if one.ip_file:
                 ipfile.write(one.ip_file, address)
-        except _HalfDoneError as error:
-            self.detach(one.name)
-            raise RuncnetError(str(error)) from error
-        except ObjectError:
-            self.detach(one.name)
+        except BaseException as error:
+            # Who was refused is in no book; what was there before stays then.
+            now = self._store.attachments([one.name]).get(one.name)
+            if isinstance(error, _HalfDoneError | ObjectError) or now == one != before:
+                with contextlib.suppress(RuncnetError):  # the next pass finds that it has ended
+                    self.detach(one.name)
+            if isinstance(error, _HalfDoneError):
+                raise RuncnetError(str(error)) from error
             raise
 
     def detach(self, name: str) -> None:

@@ -67,7 +67,7 @@ class Looking:
         if containers is not None:
             known = {name: known[name] for name in containers & known.keys()}
         witness = read_witness(self.record, containers, known)
-        places = list(known.values())
+        places = known.values()
         expected = [
             c.netns
             for c in spec.containers.values()

@@ -90,11 +90,10 @@ class Store:
     def transaction(self) -> Iterator[None]:
         """Everything inside is on disk at its end, or nothing of it."""
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StoreError(f"the state cannot be written: {error}") from error
+            with _writing():
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+                self._db.execute("COMMIT")
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -253,14 +252,16 @@ class Store:
     def save_attachment(self, one: Attachment) -> None:
         """Keep an attachment."""
         row = (one.name, one.body, one.boot, str(one.host), str(one.cookie), one.pid, one.started)
-        self._db.execute(
-            "INSERT OR REPLACE INTO attachment VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (*row, one.ip_file),
-        )
+        with _writing():
+            self._db.execute(
+                "INSERT OR REPLACE INTO attachment VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (*row, one.ip_file),
+            )
 
     def drop_attachments(self, names: Iterable[str]) -> None:
         """Drop attachments."""
-        self._db.executemany("DELETE FROM attachment WHERE name=?", [(name,) for name in names])
+        with _writing():
+            self._db.executemany("DELETE FROM attachment WHERE name=?", [(n,) for n in names])
 
     def get(self, name: str) -> str | None:
         """A small fact."""
@@ -269,7 +270,17 @@ class Store:
 
     def put(self, name: str, value: str) -> None:
         """Write a small fact."""
-        self._db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
+        with _writing():
+            self._db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """What SQLite says of a disk that is full, or broken, in our words."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(f"the state cannot be written: {error}") from error
 
 
 def _open(path: str) -> sqlite3.Connection:
