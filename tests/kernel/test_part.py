@@ -166,7 +166,7 @@ def test_small_passes_stand_on_no_book_that_others_have_written(
     from reconciler.terminal import Terminal
 
     settings = Settings(state_dir=str(bare.state), run_dir=str(bare.dir / "run"))
-    monkeypatch.setattr("reconciler.host.lock._bind", lambda deadline: contextlib.nullcontext())
+    monkeypatch.setattr("reconciler.host.lock._bind", lambda deadline: contextlib.ExitStack())
     keeper = Keeper(
         settings, Agenda(lambda: 0.5), terminal=Terminal(), meter=NoMetrics(),
         hear=lambda: None, alive=lambda: None, stop=lambda: False, resync_s=60.0,
