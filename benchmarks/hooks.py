@@ -115,7 +115,7 @@ def start_and_end(name: str, pid: int, asked: dict[str, list[str]], log: str) ->
     calls = hook if asked["hook"] else plugins
     before = veths()
     seconds = {ATTACH: timed(calls("createRuntime", name, pid, asked), log)}
-    ping = ["nsenter", "-t", str(pid), "-n", "ping", "-c1", "-W2", GATEWAY]
+    ping = ["nsenter", "-t", str(pid), "-n", "ping", "-c1", "-w10", GATEWAY]
     if subprocess.run(ping, stdout=subprocess.DEVNULL, check=False).returncode:
         raise RuntimeError(f"{name} does not reach {GATEWAY}")
     seconds[DETACH] = timed(calls("poststop", name, pid, asked), log)
