@@ -5,6 +5,7 @@ latter makes the index anew, so that the next hook is quick.
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Sequence
 
@@ -62,7 +63,11 @@ class Joining:
 
     def __enter__(self) -> "Joining":
         self._store, self._record = self._opened.__enter__()
-        self._index = Index.open(self._settings.run_dir)
+        try:
+            self._index = Index.open(self._settings.run_dir)
+        except BaseException:
+            self._opened.__exit__(*sys.exc_info())
+            raise
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -5,7 +5,7 @@ import time
 import traceback
 
 from reconciler.core.agenda import ALL
-from reconciler.core.errors import LockedError, RuncnetError, UsageError
+from reconciler.core.errors import LockedError, RuncnetError, StoreError, UsageError
 from reconciler.guests import ElsewhereError, Guests, understood
 from reconciler.host.door import ELSEWHERE, Door, Request
 from reconciler.keeper import Keeper
@@ -72,7 +72,11 @@ class Reception:
             raise
         except UsageError as error:
             return USAGE, str(error)
-        except (RuncnetError, OSError) as error:
+        except (StoreError, OSError) as error:
+            # It may have ended between the books and what is known of them.
+            self._keeper.agenda.mark([ALL], time.monotonic())
+            return FAILED, str(error)
+        except RuncnetError as error:
             return FAILED, str(error)
         except Exception:  # a mistake of ours: whoever asks can do it himself
             self._terminal.log("error", traceback.format_exc())

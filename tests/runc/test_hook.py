@@ -165,8 +165,12 @@ def callers(host: PrivateHost) -> list[str]:
     """Hooks and half-made containers that still run in the host."""
     lines = host.run("ps", "-eo", "mntns,args").out.splitlines()
     own = os.readlink(f"/proc/{host.holder}/ns/mnt")[5:-1]
+    calls = [line.split() for line in lines]
+    programs = ("runc", "runcnet-hook")
     return [
-        x for x in lines if x.split()[0] == own and ("hook" in x or "runc" in x) and "ps " not in x
+        " ".join(words)
+        for words in calls
+        if words[0] == own and ("hook" in words or words[1].rpartition("/")[2] in programs)
     ]
 
 
