@@ -11,6 +11,7 @@ from reconciler.attaching import (
     first_address,
     holder,
     refusal,
+    scope,
 )
 from reconciler.core.agenda import ALL
 from reconciler.core.attached import Attachment
@@ -182,7 +183,8 @@ class Guests:
         try:
             if not small:
                 raise Widen("what else is declared is to be judged again")
-            k.part(frozenset({f"container/{name}"}), leaving=name)
+            # Where its end is gone already, what it leaves is in the networks.
+            k.part(scope(one) - {"host"}, leaving=name)
         except Widen:
             k.books.store.save_attachment(one)
             self._whole(leaving=name)
