@@ -10,6 +10,7 @@ import pytest
 
 from reconciler.core.attached import Attachment
 from reconciler.core.errors import ObjectError
+from reconciler.core.observed import Witness
 from reconciler.core.rows import Space
 from reconciler.host import observe, rtnl
 from tests.kernel.test_attached import NETWORKS, Guest, shown
@@ -177,3 +178,18 @@ def test_nothing_is_concluded_from_a_look_that_failed(
     monkeypatch.setattr(rtnl, "scan", lambda paths, **_: [failed for _ in paths])
     with pytest.raises(ObjectError, match="look into /proc/3/ns/net: EMFILE: Too many open files"):
         observe.dump(str(tmp_path), (), key=rtnl.NO_KEY, attached=[one])
+
+
+def test_somebody_elses_namespace_in_motion_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    torn = Space(error=errno.EINTR, cookie=9)
+    monkeypatch.setattr(rtnl, "scan", lambda paths, **_: [torn for _ in paths])
+    host = Space(cookie=1)
+    dumps = observe.Dumps(host, {}, {}, (), rtnl.NO_KEY, {})
+
+    def look(cookie: int) -> object:
+        witness = Witness(present=True, spaces={"a": cookie}, ends={}, bridges={})
+        return observe._living(dumps, witness, ["a"])
+
+    assert look(cookie=2)
+    with pytest.raises(ObjectError, match="EINTR"):
+        look(cookie=9)
