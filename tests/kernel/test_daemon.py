@@ -46,9 +46,8 @@ def look_again(host: PrivateHost, daemon: RunningDaemon) -> None:
 
 
 def quiet(host: PrivateHost) -> None:
-    """Nothing is left to be done."""
-    run = host.reconcile("--check", check=False)
-    assert run.code == 0, run.out
+    """Nothing is left to be done, once the kernel has reaped what was let go."""
+    wait_for(lambda: host.reconcile("--check", check=False).code == 0, what="nothing to be left")
 
 
 # -- files ----------------------------------------------------------------------------------------
