@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from tests.soak.declared import LeaseKey
 from tests.soak.edits import ANCHOR, Editor
 from tests.soak.guests import Guests
 from tests.soak.keeper import Served, Weight
@@ -70,6 +71,8 @@ class Course:
         self.running = True
         """Whether a daemon is meant to run."""
         self.lost: set[str] = set()
+        self.unseen: set[LeaseKey] = set()
+        """Leases that the kernel did not show when the state was lost: they cannot be read back."""
         self.ended = False
         """Whether a daemon has ended since the last quiet moment."""
         self.late: list[str] = []
@@ -221,6 +224,7 @@ class Course:
         if which == "run":
             self.host.sh("rm -f /run/runcnet/record.db*")
         else:
+            self.unseen |= self.oracle.unseen()
             self.host.sh(f"rm -f {self.host.state}/state.db*")
         return f"the {which} dir's database is lost"
 
@@ -262,6 +266,7 @@ class Course:
         self.editor.excused.__init__()  # type: ignore[misc]
         self.saboteur.quiet()
         self.lost.clear()
+        self.unseen.clear()
         self.ended = False
 
     def _settle(self, began: float) -> None:
@@ -311,6 +316,7 @@ class Course:
             if self.oracle.leases.get(key, old) != old
             and key not in excused.leases
             and not ("state" in self.lost and key.container in hit.wounded | excused.spaces)
+            and key not in self.unseen
         ]
         other = [name for name, old in inodes.items() if self.oracle.inodes.get(name, old) != old]
         reasons = (excused.spaces | hit.killed) - {ANCHOR}

@@ -192,6 +192,13 @@ class Oracle:
             rows = db.execute("SELECT container, network, interface, version, address FROM lease")
             return {LeaseKey(*row[:4]): _text(row[3], row[4]) for row in rows}
 
+    def unseen(self) -> set[LeaseKey]:
+        """Leases whose address no namespace of the netns dir carries at this moment."""
+        script = 'for file in /run/netns/*; do ip -n "${file##*/}" -o addr; done'
+        words = self.host.sh(script, check=False).out.split()
+        carried = {word.partition("/")[0] for word in words if "/" in word}
+        return {key for key, address in self._book().items() if address not in carried}
+
     def _leases(self) -> Iterator[str]:
         yield from self._differ("leases", self.declared.leases(), self.leases)
         holders = Counter((key.network, address) for key, address in self.leases.items())
