@@ -18,7 +18,7 @@ from functools import partial
 import msgspec
 
 from reconciler.core.agenda import ALL, RULES, Agenda
-from reconciler.core.errors import LockedError, RuncnetError, UsageError
+from reconciler.core.errors import LockedError, RuncnetError, StoreError, UsageError
 from reconciler.core.meter import Meter
 from reconciler.core.room import room
 from reconciler.host import firewall, lock, netns
@@ -171,11 +171,18 @@ class Daemon:
 
     def _begin(self, deadline: float) -> None:
         """The first whole pass; who depends on us waits for it."""
+        tries = 3
         while self.keeper.world is None and not self._stopping:
             try:
                 self.keeper.work(frozenset({ALL}), whole=True)
             except LockedError:
                 if time.monotonic() > deadline:
+                    raise
+            except StoreError:
+                # They may have been lost while they were being opened: another look makes them anew.
+                self.keeper.close()
+                tries -= 1
+                if not tries:
                     raise
             if self.keeper.world is None:
                 self.poll.poll(LOCKED_S * 1000)
