@@ -247,7 +247,7 @@ class Wall:
             return
         rest = tuple(one for one in self.policy.senders if one.container not in names)
         self.policy = msgspec.structs.replace(self.policy, senders=rest)
-        self.backend.dismiss(self.policy, gone)
+        self.backend.dismiss(gone)
 
     def _asked(self, yielding: bool) -> Policy:
         return msgspec.structs.replace(self.policy, yielding=yielding)

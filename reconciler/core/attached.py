@@ -75,11 +75,6 @@ def file_of(name: str) -> str:
     return LEAD + name
 
 
-def name_of(file: str) -> str | None:
-    """The attachment that such a file stands for."""
-    return file[len(LEAD) :] if file.startswith(LEAD) else None
-
-
 def tree(name: str, body: Any) -> Tree:
     """A container's body as a file would hold it."""
     root = _planted({"containers": {name: body}})

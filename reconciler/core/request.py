@@ -11,7 +11,6 @@ from reconciler.core.flags import interface_of
 from reconciler.core.schema import RawContainer
 
 ATTACHING = ("createRuntime", "prestart")
-DETACHING = ("poststop",)
 NETWORKS, PORTS = "runcnet.networks", "runcnet.ports"
 STATE_BYTES = 1 << 20
 WORDS = 256

@@ -45,9 +45,8 @@ class Backend(Protocol):
     def admit(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
         """Let these send, at once: all of `policy` stands but for them. Raises FirewallError."""
 
-    def dismiss(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
-        """Let these send no longer: all of `policy`, which is without them, stands. Raises
-        FirewallError."""
+    def dismiss(self, senders: tuple[Sender, ...]) -> None:
+        """Let these send no longer, at once. Raises FirewallError."""
 
     def stand_by(self, *, wanted: bool) -> None:
         """Whether a change is to be expected: what takes long to begin with then begins, and waits

@@ -107,10 +107,10 @@ class Chosen:
         if self._chosen is not None:
             self._chosen.admit(policy, senders)
 
-    def dismiss(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
+    def dismiss(self, senders: tuple[Sender, ...]) -> None:
         """See `Backend`."""
         if self._chosen is not None:
-            self._chosen.dismiss(policy, senders)
+            self._chosen.dismiss(senders)
 
     def stand_by(self, *, wanted: bool) -> None:
         """See `Backend`."""

@@ -212,7 +212,7 @@ class Iptables:
     def admit(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
         """Nothing: what members of bridges send from is not checked; see `Backend`."""
 
-    def dismiss(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
+    def dismiss(self, senders: tuple[Sender, ...]) -> None:
         """Nothing, likewise; see `Backend`."""
 
     def told(self, policy: Policy) -> tuple[str, ...]:

@@ -107,16 +107,9 @@ class Nftables:
         ]
         _nft("dismiss addresses", "-f", "-", text="\n".join(lines) + "\n")
 
-    def dismiss(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
+    def dismiss(self, senders: tuple[Sender, ...]) -> None:
         """Take elements away; see `Backend`."""
-        if not present(nfnl.BRIDGE):
-            return
-        want = nftbridge.EMPTY._replace(shapes=nftbridge.SHAPES)
-        lines = nftset.element_lines("delete", want, nftbridge.elements(senders))
-        try:
-            _nft("dismiss addresses", "-f", "-", text="\n".join(lines) + "\n")
-        except FirewallError:
-            self.replace(policy)  # some of them were gone already
+        self.strike(senders, ())
 
     def stand_by(self, *, wanted: bool) -> None:
         """Nothing: it has nothing to load; see `Backend`."""
