@@ -3,6 +3,7 @@ one looks up, in the index of the run dir and in the books. Where that does not 
 
 import _socket as socket
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,6 @@ from reconciler.core.ops import Operation
 from reconciler.core.policy import Publication, Sender
 from reconciler.core.resolver import Hosts
 from reconciler.core.spec import Loaded
-from reconciler.core.standing import standing_addresses
 from reconciler.core.tree import Tree
 from reconciler.core.wanted import Desired, Member
 from reconciler.host.apply import SPARE, Outcome
@@ -165,9 +165,65 @@ class Glimpse:
         """See `Ledger`."""
         return self._store.leased(network, address.version).get(f"{address.value:x}")
 
-    def assign(self, spec: Spec, excerpt: Book, **more: Any) -> tuple[Book, Assignment]:
-        """Not asked for: `Alone` picks addresses itself."""
-        raise NotImplementedError
+    def assign(
+        self,
+        spec: Spec,
+        excerpt: Book,
+        *,
+        standing: Mapping[Key, Address],
+        busy: Callable[[str], bool],
+        kept: Collection[str],
+    ) -> tuple[Book, Assignment]:
+        """As a look at everything would; only the addresses that are next are looked for."""
+        wanted = Counter(
+            (i.network, version)
+            for c in spec.containers.values()
+            for i in c.interfaces
+            for version in i.automatic
+        )
+        near = {i.network for c in spec.containers.values() for i in c.interfaces}
+        networks, freed = {}, dict(excerpt.freed)
+        for network in (spec.networks[name] for name in near):
+            ranges = []
+            for version in (s.version for s in network.subnets):
+                for value, serial in self._next(network, version, wanted[network.name, version]):
+                    ranges.append(Range(version, value, value))
+                    if serial:
+                        freed[network.name, Address(version, value)] = serial
+            networks[network.name] = msgspec.structs.replace(network, ranges=tuple(ranges))
+        # What is taken out of the freed ones was among them.
+        self.book = msgspec.structs.replace(excerpt, freed=freed)
+        narrowed = Spec(networks=networks, containers=spec.containers)
+        return self.book, assign(narrowed, self.book, standing=standing, busy=busy, kept=kept)
+
+    def _next(self, network: Network, version: int, count: int) -> Iterator[tuple[int, int]]:
+        """So many addresses that are next, each with the number of its last release (0: never used)."""
+        if not count:
+            return
+        subnet = network.subnet(version)
+        assert subnet is not None  # its version is that of a subnet
+        held = self._store.leased(network.name, version)
+        freed = self._store.freed(network.name, version)
+        taken = {claim[2:] for claim in self.claimed(network.name) if claim[0] == str(version)}
+        taken |= {f"{g.value:x}" for g in network.gateways if g.version == version}
+        ranges = [r for r in network.ranges if r.version == version]
+        for r in ranges:
+            for value in range(r.first, r.last + 1):
+                text = f"{value:x}"
+                if text in held or text in freed or text in taken or not is_usable(subnet, value):
+                    continue
+                yield value, 0
+                count -= 1
+                if not count:
+                    return
+        for text, serial in freed.items():
+            value = int(text, 16)
+            inside = is_usable(subnet, value) and any(r.first <= value <= r.last for r in ranges)
+            if inside and text not in held and text not in taken:
+                yield value, serial
+                count -= 1
+                if not count:
+                    return
 
     def hosts(self, addresses: Mapping[Key, Address]) -> Callable[[], Hosts]:
         """See `World`."""
@@ -226,81 +282,6 @@ class Alone(Part):
 
     def _publish(self, names: Collection[str], wanted: Iterable[Publication]) -> Operation:
         raise FirewallError(f"the published ports of {min(names)} have changed")
-
-    def assign(
-        self,
-        spec: Spec,
-        book: Book,
-        observed: Observed,
-        kept: Collection[str],
-        busy: Callable[[str], bool],
-    ) -> Assignment:
-        """As a look at everything would: only the addresses that are next are looked for."""
-        interfaces = [(c, i) for c in spec.containers.values() for i in c.interfaces]
-        wanted = {
-            Key(c.name, i.network, i.name, version)
-            for c, i in interfaces
-            for version in i.automatic
-        }
-        given = {(i.network, a) for _, i in interfaces for a in i.addresses}
-        if book.held.keys() == wanted and not given:
-            return Assignment(
-                addresses=dict(book.held), book=book, moves=(), problems={}, rejections=()
-            )
-        for near, address in given:
-            holder = self.world.lessee(near, address)
-            if holder is not None and holder not in self.names:
-                raise Widen(f"{address} is held by {holder}'s lease")
-        networks, freed = {}, dict(book.freed)
-        for network in (spec.networks[name] for name in {i.network for _, i in interfaces}):
-            ranges = []
-            for version in (s.version for s in network.subnets):
-                count = sum((k.network, k.version) == (network.name, version) for k in wanted)
-                for value, serial in self._next(network, version, count):
-                    ranges.append(Range(version, value, value))
-                    if serial:
-                        freed[network.name, Address(version, value)] = serial
-            networks[network.name] = msgspec.structs.replace(network, ranges=tuple(ranges))
-        # What is taken out of the freed ones was among them.
-        self.world.book = book = msgspec.structs.replace(book, freed=freed)
-        return assign(
-            Spec(networks=networks, containers=spec.containers),
-            book,
-            standing=standing_addresses(observed, spec, book),
-            busy=busy,
-            kept=kept,
-        )
-
-    def _next(self, network: Network, version: int, count: int) -> Iterator[tuple[int, int]]:
-        """So many addresses that are next, each with the number of its last release (0: never used)."""
-        if not count:
-            return
-        subnet = network.subnet(version)
-        assert subnet is not None  # its version is that of a subnet
-        held = self.store.leased(network.name, version)
-        freed = self.store.freed(network.name, version)
-        taken = {
-            claim[2:] for claim in self.world.claimed(network.name) if claim[0] == str(version)
-        }
-        taken |= {f"{g.value:x}" for g in network.gateways if g.version == version}
-        ranges = [r for r in network.ranges if r.version == version]
-        for r in ranges:
-            for value in range(r.first, r.last + 1):
-                text = f"{value:x}"
-                if text in held or text in freed or text in taken or not is_usable(subnet, value):
-                    continue
-                yield value, 0
-                count -= 1
-                if not count:
-                    return
-        for text, serial in freed.items():
-            value = int(text, 16)
-            inside = is_usable(subnet, value) and any(r.first <= value <= r.last for r in ranges)
-            if inside and text not in held and text not in taken:
-                yield value, serial
-                count -= 1
-                if not count:
-                    return
 
     def after(self, prospect: Prospect) -> Prospect | None:
         """How things stand once all of it is carried out; None: that takes another look."""
