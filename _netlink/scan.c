@@ -221,9 +221,9 @@ static void *scan_all(void *argument)
         if (!error)
             space->digest = digest_of(all->scan, space, used, all->key);
         if (error) {
-            memset(space, 0, sizeof *space);
+            /* Whose namespace it is is known all the same, if it was entered. */
+            *space = (struct rcn_space){.error = -error, .cookie = space->cookie};
             memcpy(all->scan->used, used, sizeof used);
-            space->error = -error;
         }
     }
     free(buffer);

@@ -1,5 +1,6 @@
 """Dumps → Observed: what stands on the host and in every namespace of the netns dir."""
 
+import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
@@ -165,11 +166,18 @@ def _living(dumps: Dumps, witness: Witness, expected: Iterable[str]) -> dict[str
     paths = [path for inode, path in procs.namespaces().items() if inode not in known]
     found = dict(zip(paths, rtnl.scan(paths, sysctls=dumps.sysctls, key=dumps.key), strict=True))
     wanted = set(witness.spaces.values())
+    reached = {link.peer_nsid for link in host.links if link.peer_nsid >= 0}
     for path, space in found.items():
-        # A namespace of somebody else's where links come and go without end is no matter of ours.
-        if not space.cookie or space.cookie in wanted or not witness.present:
+        # A namespace of somebody else's where links come and go without end is no matter of ours. What
+        # is ours has a veth pair whose host end shows the id of its namespace.
+        if (
+            not space.cookie
+            or space.cookie in wanted
+            or not (witness.present or space.error == errno.EINTR)
+            or rtnl.nsid(path) in reached
+        ):
             netns.check(path, space)
-    return attached | found
+    return attached | {path: space for path, space in found.items() if not space.error}
 
 
 def _unknown(alias: str, witness: Witness) -> bool:
