@@ -48,17 +48,11 @@ class Call(NamedTuple):
 def hook(stage: str, name: str, pid: int, asked: dict[str, list[str]]) -> list[Call]:
     """What runc runs for a bundle with our hooks."""
     state = {"ociVersion": "1.0.2", "id": name, "status": "created", "pid": pid, "bundle": "/run"}
-    words = [
-        "/tmp/h-hook/benchmarks/out/venv/bin/runcnet",
-        "hook",
-        stage,
-        *asked["options"],
-        "--network",
-        NETWORK,
-    ]
+    program, runcnet = asked["hook"]
+    words = [runcnet, "hook", stage, *asked["options"], "--network", NETWORK]
     for port in asked["ports"]:
         words += ["--port", port]
-    return [Call(asked["hook"][0], words, json.dumps(state), {"PATH": PATH})]
+    return [Call(program, words, json.dumps(state), {"PATH": PATH})]
 
 
 def plugins(stage: str, name: str, pid: int, asked: dict[str, list[str]]) -> list[Call]:
