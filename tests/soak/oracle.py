@@ -62,12 +62,18 @@ def rules(host: PrivateHost) -> list[str]:
     """Our rules in their order, without counters and dates; where nftables have them, all else too."""
     if host.firewall == "nftables":
         return [line for table in ("inet", "bridge") for line in _table(host, table)]
-    return [
-        line.split(" [")[0]
-        for program in ("iptables-legacy-save", "ip6tables-legacy-save")
-        for line in host.run(program).out.splitlines()
-        if "RUNCNET" in line or line.startswith("*")
-    ]
+    return list(_chains(host))
+
+
+def _chains(host: PrivateHost) -> Iterator[str]:
+    # A table that was used once stays, empty, as long as the host does.
+    for program in ("iptables-legacy-save", "ip6tables-legacy-save"):
+        table = ""
+        for line in host.run(program).out.splitlines():
+            if line.startswith("*"):
+                table = line
+            elif "RUNCNET" in line:
+                yield f"{program} {table} {line.split(' [')[0]}"
 
 
 def _nft(host: PrivateHost, family: str) -> list[tuple[str, dict[str, Any]]]:
