@@ -288,7 +288,8 @@ class Alone(Part):
         left = self.left
         if left is None or left.operations or prospect.plan.removals:
             return None
-        return prospect._replace(
+        return msgspec.structs.replace(
+            prospect,
             observed=self.seen,
             plan=msgspec.structs.replace(left, states={**prospect.plan.states, **left.states}),
             local=Localnet(self.store),

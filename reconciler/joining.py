@@ -21,7 +21,7 @@ from reconciler.attaching import (
 )
 from reconciler.core.attached import Attachment
 from reconciler.core.errors import ObjectError, RuncnetError
-from reconciler.core.report import Report
+from reconciler.core.report import MOTION, Report
 from reconciler.core.request import Request
 from reconciler.host import ipfile
 from reconciler.host.index import Index, settled_stamps, stamps
@@ -33,7 +33,6 @@ from reconciler.part import Widen
 from reconciler.prospect import Prospect, Settings
 from reconciler.reconcile import Pass
 from reconciler.scoped import consulted, key_of, learn
-from reconciler.telling import MOTION
 from reconciler.troubles import note_troubles
 
 

@@ -10,7 +10,7 @@ from reconciler.core.agenda import ALL, HOSTS, RULES, Agenda
 from reconciler.core.errors import FirewallError
 from reconciler.core.leases import Book
 from reconciler.core.meter import Meter
-from reconciler.core.report import Report
+from reconciler.core.report import MOTION, Report
 from reconciler.fellows import Fellows
 from reconciler.host import lock, rtnl
 from reconciler.host.apply import Outcome
@@ -22,7 +22,7 @@ from reconciler.part import Part, Widen, stuck
 from reconciler.prospect import Prospect, Settings, taking_away
 from reconciler.reconcile import READS, Pass
 from reconciler.rules import Rules, mended
-from reconciler.telling import MOTION, Telling
+from reconciler.telling import Telling
 from reconciler.terminal import Terminal
 from reconciler.troubles import note_troubles
 from reconciler.world import World

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -119,6 +118,8 @@ def need_privileges() -> None:
 @contextlib.contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
     """SIGINT and SIGTERM set a flag: the batch in flight ends. A second one ends the program."""
+    import signal
+
     stopped = False
 
     def note(number: int, _: object) -> None:

@@ -103,6 +103,7 @@ class Part(Pass):
         self.ports: dict[str, tuple[Publication, ...]] = {}
         """Containers whose host ports lead elsewhere from now on."""
         self.above = world.top
+        self._looked = False
         self.names: frozenset[str] = frozenset(
             name.partition("/")[2] for name in only if name.startswith("container/")
         )
@@ -142,6 +143,10 @@ class Part(Pass):
         ]
         if going and not found.declared.restless_s:
             raise Widen(f"{going[0]} is to go")
+        for name in self.names - found.spec.containers.keys() - found.observed.containers.keys():
+            if self.world.file(name) and not self._looked:
+                raise Widen(f"what is left of {name} may be anywhere")
+        self._looked = True
         names = {op.name for op in found.plan.host if isinstance(op, SetSysctl)}
         versions = {version for version, name in FORWARDING.items() if name in names}
         if versions - self.guarded():
@@ -204,7 +209,12 @@ class Part(Pass):
             raise Widen(f"the bridge of network {min(lost)} is not there")
         desired = with_members(networks, spec, addresses, machine=self.machine, groups=self.groups)
         members = desired.members.values()
-        to = [Address(*r.to[:2]) for m in members for e in m.endpoints for r in e.routes]
+        to = [
+            Address(r.to.version, r.to.value)
+            for m in members
+            for e in m.endpoints
+            for r in e.routes
+        ]
         for route in routes_to(to) if to else ():
             # Of the host's routes only those through links of ours were looked at.
             if route is not None and in_the_way(route):

@@ -1,6 +1,6 @@
 """What a pass has read and decided before anything is changed."""
 
-from typing import NamedTuple
+import msgspec
 
 from reconciler.attachment import Attachments
 from reconciler.core import ops
@@ -20,7 +20,7 @@ from reconciler.wall import Wall
 __all__ = ["Declined", "Prospect", "Settings", "absent_sysctls", "held_once", "taking_away"]
 
 
-class Prospect(NamedTuple):
+class Prospect(msgspec.Struct, frozen=True):
     """All that was read and decided before anything is changed."""
 
     declared: Declared

@@ -11,7 +11,7 @@ from reconciler.core.desired import EVERY_GROUP, desired_state
 from reconciler.core.leases import Assignment, Book, Key, assign
 from reconciler.core.model import Address, Spec
 from reconciler.core.netplan import Options, Scene
-from reconciler.core.observed import Observed
+from reconciler.core.observed import FileState, Observed
 from reconciler.core.plan import Plan, plan
 from reconciler.core.resolver import Hosts
 from reconciler.core.seal import fresh_seals, settled
@@ -26,6 +26,7 @@ from reconciler.host.fresh import Fresh
 from reconciler.host.machine import machine_id
 from reconciler.host.observe import Dumps, adopt, busy_in
 from reconciler.host.record import Record
+from reconciler.host.removal import clear_points
 from reconciler.host.store import Store
 from reconciler.load import Declared, Shelf
 from reconciler.localnet import Localnet
@@ -303,6 +304,7 @@ class Pass(Looking):
     def settle(self, prospect: Prospect) -> list[Outcome]:
         """Carry everything out, look again, and write down what is as wanted."""
         self.prune(prospect.spec, prospect.observed)
+        self.tidy(prospect.spec, prospect.observed)
         outcomes = self.carry_out(prospect)
         if outcomes and not self.stop():
             outcomes += self.verify(prospect, outcomes)
@@ -335,6 +337,12 @@ class Pass(Looking):
             ],
             gateways=self.record.gateways().keys() - gateways if self.names is None else (),
         )
+
+    def tidy(self, spec: Spec, observed: Observed) -> None:
+        """Clear what an unmounted path has left."""
+        if FileState.PLACEHOLDER in observed.files.values():
+            wanted = {container.netns for container in spec.containers.values()}
+            clear_points(self.record, self.settings.netns_dir, observed.files, wanted)
 
     def keep_books(self, prospect: Prospect, old: Book) -> None:
         """Write leases and the content of good files; before the kernel is changed."""

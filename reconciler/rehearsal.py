@@ -162,7 +162,8 @@ class Rehearsal:
                 f"a trial of pid {found.pid} is open{left} (answer it first: `runcnet try "
                 "--confirm` or `runcnet try --take-back`)"
             )
-        self.known = any(store.memory())
+        memory = store.memory()
+        self.known = bool(memory.said or memory.young)
         trial.accept(store)
         store.trials.open(self.me)
 

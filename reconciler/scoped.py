@@ -7,7 +7,6 @@ do at once is done one after the other.
 import os
 import time
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
 
 import msgspec
 
@@ -53,7 +52,7 @@ def _line(one: Rejection, edits: Collection[str]) -> str:
     return f"{one.path}: {one.message}" if one.place.file in edits else str(one)
 
 
-class Applied(NamedTuple):
+class Applied(msgspec.Struct, frozen=True):
     """What a scoped pass did, and how things stand after it."""
 
     report: Report
@@ -66,7 +65,7 @@ class Applied(NamedTuple):
     """Why everything was looked at; empty: it was not."""
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True):
     """What a scoped pass is to do."""
 
     names: frozenset[str]
@@ -102,7 +101,7 @@ def apply_names(settings: Settings, request: Request) -> Applied:
                 except Widen as reason:
                     widened = str(reason)
             applied = _whole(settings, request, edits, store, record, index)
-            return applied._replace(widened=widened)
+            return msgspec.structs.replace(applied, widened=widened)
         finally:
             if index is not None:
                 index.close()

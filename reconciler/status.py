@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from reconciler.core.errors import RuncnetError
 from reconciler.core.model import Container
@@ -16,7 +18,7 @@ from reconciler.prospect import Prospect, Settings
 from reconciler.reconcile import Pass
 
 
-class History(NamedTuple):
+class History(msgspec.Struct, frozen=True):
     """What the passes before have left, and whether a daemon makes them."""
 
     troubles: Mapping[str, Trouble]

@@ -2,11 +2,10 @@
 
 import re
 
-from reconciler.core.report import Report, line
+from reconciler.core.report import MOTION, Report, line
 from reconciler.terminal import Terminal
 
-MOTION = "files changed a moment ago; the next pass looks again"
-PIDS = re.compile(r"pids? \d+(?:, \d+)*(?: and \d+ more)?")
+PIDS = r"pids? \d+(?:, \d+)*(?: and \d+ more)?"
 
 
 class Telling:
@@ -56,7 +55,7 @@ class Telling:
 
 def _lasting(text: str) -> str:
     """A reason without the pids in it: processes come and go, and it stays the same reason."""
-    return PIDS.sub("pids", text)
+    return re.sub(PIDS, "pids", text)
 
 
 def _called(name: str) -> str:

@@ -1,7 +1,6 @@
 """What people see: plan lines, colour, a progress bar, log lines on stderr."""
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -40,6 +39,8 @@ class Terminal:
         if self.quiet and level != "error":
             return
         if self.log_format == "json":
+            import json
+
             entry = {"time": round(time.time(), 3), "level": level, "message": message, **more}
             print(json.dumps(entry), file=sys.stderr)
         else:

@@ -340,8 +340,10 @@ def _publications(desired: Desired, broken: Set[str]) -> tuple[Publication, ...]
 
 def _port(lead: Lead, *, leads: bool) -> conntrack.Port:
     """A run of ports whose connections are to be forgotten, unless they go where it leads."""
-    version, protocol, host_ip, first, last, target, port = lead
-    return conntrack.Port(version, protocol, host_ip, first, last, target if leads else None, port)
+    return conntrack.Port(
+        lead.version, lead.protocol, lead.host_ip, lead.first, lead.last,
+        lead.target if leads else None, lead.target_port,
+    )  # fmt: skip
 
 
 def _addresses(observed: Observed, names: Set[str]) -> Iterator[Address]:

@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -34,7 +34,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """Its state is `gone` where it is neither declared nor stands any more."""
 
 
-class Look(NamedTuple):
+class Look(msgspec.Struct, frozen=True):
     """One look, and what it found new."""
 
     time: float

@@ -6,7 +6,9 @@ something is heard, and spares a small pass the reading of everything else.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+import msgspec
 
 from reconciler.core.agenda import ALL
 from reconciler.core.leases import Key
@@ -32,7 +34,7 @@ Claim = tuple[str, object]
 """A kind of thing that one container alone can have, and which."""
 
 
-class Spot(NamedTuple):
+class Spot(msgspec.Struct, frozen=True):
     """Where a container is found."""
 
     file: str
@@ -231,7 +233,10 @@ class World:
         others = [self._by_file.get(container.netns)] if container.mode != "join" else []
         for interface in container.interfaces:
             for address in interface.addresses:
-                others += [self._by_address.get(address), self._by_claim.get(("address", address))]
+                others += [
+                    self._by_address.get((address.version, address.value)),
+                    self._by_claim.get(("address", address)),
+                ]
             others.append(self._by_claim.get(("mac", interface.mac)))
             others.append(self._by_claim.get(("link", interface.host_interface)))
         return next((other for other in others if other not in (None, container.name)), None)

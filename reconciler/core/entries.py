@@ -2,7 +2,7 @@
 operations share. The rest is in `links.py` and `ops.py`, which offers all of them.
 """
 
-import shlex
+from collections.abc import Iterable
 
 import msgspec
 
@@ -22,6 +22,13 @@ CONNECTED_METRIC = {4: 0, 6: 256}
 """What the kernel gives the route to the subnet of an address (IP6_RT_PRIO_ADDRCONF)."""
 
 Word = str | int | Address | InterfaceAddress | Subnet
+
+
+def shell(words: Iterable[str]) -> str:
+    """A command line, quoted as a shell needs it."""
+    import shlex
+
+    return shlex.join(words)
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,13 +57,13 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         lead = ["ip", "-n", self.netns] if self.netns else ["ip"]
         if self.netns.startswith("/"):
             lead = ["nsenter", f"--net={self.netns}", "ip"]
-        return shlex.join([*lead, *map(str, words)])
+        return shell([*lead, *map(str, words)])
 
     def _sysctl(self, name: str, value: str) -> str:
         lead = ["ip", "netns", "exec", self.netns] if self.netns else []
         if self.netns.startswith("/"):
             lead = ["nsenter", f"--net={self.netns}"]
-        return shlex.join([*lead, "sysctl", "-qw", f"{name}={value}"])
+        return shell([*lead, "sysctl", "-qw", f"{name}={value}"])
 
 
 class AddAddress(Operation, frozen=True, kw_only=True):
@@ -231,9 +238,7 @@ def address_line(op: Operation, link: str, address: InterfaceAddress, verb: str)
 
 def table_line(verb: str, link: str, mac: bytes) -> str:
     """The `bridge fdb` line of a port's entry."""
-    return shlex.join(
-        ["bridge", "fdb", verb, mac_text(mac), "dev", link, "master", "static", "sticky"]
-    )
+    return shell(["bridge", "fdb", verb, mac_text(mac), "dev", link, "master", "static", "sticky"])
 
 
 def port_words(port: int) -> list[str]:

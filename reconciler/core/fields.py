@@ -15,8 +15,8 @@ from reconciler.core.model import (
 from reconciler.core.names import INTERFACE, NAME, RESERVED_INTERFACES
 
 NUMBER = re.compile(r"[0-9]{1,10}\Z", re.ASCII)
-MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}\Z", re.ASCII)
-SYSCTL = re.compile(r"net(\.[A-Za-z0-9_-]+)+\Z", re.ASCII)
+MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
+SYSCTL = r"net(\.[A-Za-z0-9_-]+)+"
 MTU = range(68, 65536)
 MTU_IPV6 = 1280
 LOOPBACK6 = Address(6, 1)
@@ -84,7 +84,7 @@ def folder(text: str) -> str:
 
 def mac(text: str) -> bytes:
     """A MAC that a station may have: six bytes, not multicast, not zero."""
-    if not MAC.match(text):
+    if not re.fullmatch(MAC, text, re.ASCII):
         raise ValueError(f"{text!r} is no MAC (six bytes as in 02:42:0a:58:00:65)")
     value = bytes.fromhex(text.replace(":", ""))
     if value[0] & 1 or not any(value):
@@ -119,9 +119,9 @@ def subnet(text: str) -> Subnet:
 
 
 def _masked(text: str) -> str:
-    import ipaddress
+    from ipaddress import ip_network
 
-    return str(ipaddress.ip_network(text, strict=False))
+    return str(ip_network(text, strict=False))
 
 
 def address_range(text: str) -> Range:
@@ -225,6 +225,6 @@ def address_or_loopback(text: str) -> Address:
 def sysctl(text: str) -> str:
     """The name of a sysctl of a network namespace."""
     dotted = text.replace("/", ".") if "." not in text else text
-    if not SYSCTL.match(dotted):
+    if not re.fullmatch(SYSCTL, dotted, re.ASCII):
         raise ValueError(f"{text!r} is no sysctl of a network namespace (it must begin with net.)")
     return dotted

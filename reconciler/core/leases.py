@@ -6,7 +6,6 @@ container. Never-used addresses go first, then the one freed longest ago.
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import chain
-from typing import NamedTuple
 
 import msgspec
 
@@ -27,7 +26,7 @@ Place = tuple[str, int]
 NOBODY: Mapping[Place, Collection[int]] = {}
 
 
-class Key(NamedTuple):
+class Key(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """What a lease belongs to."""
 
     container: str
@@ -45,7 +44,7 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
     serial: int = 0
 
 
-class Move(NamedTuple):
+class Move(msgspec.Struct, frozen=True):
     """A lease whose address changes, and why."""
 
     key: Key
@@ -289,7 +288,7 @@ class _Assigner:
         for key, address in held.items():
             if key in self.keys:
                 continue
-            container, network, _, version = key
+            container, network, version = key.container, key.network, key.version
             stands = container in self.kept or key in self.standing
             if stands and container not in self.spec.containers:
                 taken = pools.get((network, version))

@@ -3,8 +3,6 @@
 A whole container is made of the same pairs; see `ops.py`, which offers all operations.
 """
 
-import shlex
-
 from reconciler.core.entries import (
     AddNeighbour,
     AddRoute,
@@ -13,6 +11,7 @@ from reconciler.core.entries import (
     accept_ra,
     address_line,
     port_words,
+    shell,
     table_line,
 )
 from reconciler.core.names import mac_text
@@ -50,7 +49,7 @@ class RemoveEndpoint(Operation, frozen=True, kw_only=True):
     def commands(self) -> list[str]:
         if self.inside:
             return [self._ip("link", "del", self.link)]
-        return [shlex.join(["ip", "link", "del", self.link])]
+        return [shell(["ip", "link", "del", self.link])]
 
 
 class SetLink(Operation, frozen=True, kw_only=True):
@@ -114,7 +113,7 @@ class SetLink(Operation, frozen=True, kw_only=True):
         link = self.link
         lead = ["ip", "-n", self.netns] if self.netns and not self.host else ["ip"]
         for words in self.words():
-            lines.append(shlex.join([*lead, "link", "set", link, *map(str, words)]))
+            lines.append(shell([*lead, "link", "set", link, *map(str, words)]))
             link = self.name if self.name is not None and words[0] == "name" else link
         return lines
 
@@ -126,8 +125,8 @@ def no_noise(op: Operation, link: str, mtu: int, *, host: bool) -> list[str]:
     if not host:
         return [op._ip("link", "set", link, "addrgenmode", "none")]
     return [
-        shlex.join(["ip", "link", "set", link, "addrgenmode", "none"]),
-        shlex.join(["sysctl", "-qw", f"{accept_ra(link)}=0"]),
+        shell(["ip", "link", "set", link, "addrgenmode", "none"]),
+        shell(["sysctl", "-qw", f"{accept_ra(link)}=0"]),
     ]
 
 
@@ -146,7 +145,7 @@ def endpoint_commands(op: Operation, endpoint: Endpoint) -> list[str]:
     add += ["mtu", endpoint.mtu, "numtxqueues", 1, "numrxqueues", 1]
 
     def line(*words: Word) -> str:
-        return shlex.join(str(w) for w in words)
+        return shell(str(w) for w in words)
 
     lines = [
         line(*add),

@@ -1,6 +1,6 @@
 """Where a server is to listen: `IP:PORT`, `[IPV6]:PORT`, `/PATH` or `unix:/PATH`."""
 
-from typing import NamedTuple
+import msgspec
 
 from reconciler.core.fields import NUMBER
 from reconciler.core.model import Address, parse_address
@@ -9,7 +9,7 @@ PATH_BYTES = 107
 """sun_path has 108, and a zero byte ends it (unix(7))."""
 
 
-class TcpAddress(NamedTuple):
+class TcpAddress(msgspec.Struct, frozen=True):
     """An IP address and a port; 0: any that is free."""
 
     ip: Address
@@ -19,7 +19,7 @@ class TcpAddress(NamedTuple):
         return f"[{self.ip}]:{self.port}" if self.ip.version == 6 else f"{self.ip}:{self.port}"
 
 
-class UnixAddress(NamedTuple):
+class UnixAddress(msgspec.Struct, frozen=True):
     """The path of a unix socket."""
 
     path: str

@@ -5,27 +5,28 @@ nothing. It is *young* until the file has been left alone for a while; only then
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+
+import msgspec
 
 QUIET_NS = 1_000_000_000
 """How long a file must have been left alone for what it says to count."""
 
 
-class Young(NamedTuple):
+class Young(msgspec.Struct, frozen=True):
     """What a file said, and when it had been changed (nanoseconds since the epoch)."""
 
     content: bytes
     modified_ns: int
 
 
-class Now(NamedTuple):
+class Now(msgspec.Struct, frozen=True):
     """A file as it is: `content` None: it cannot be read; `modified_ns` None: nor when it changed."""
 
     content: bytes | None
     modified_ns: int | None
 
 
-class Memory(NamedTuple):
+class Memory(msgspec.Struct, frozen=True):
     """What the state dir knows of what files said."""
 
     said: Mapping[str, bytes] = {}
@@ -34,7 +35,7 @@ class Memory(NamedTuple):
     """What loaded a moment after it had been written; whether it was whole is not known yet."""
 
 
-class Grown(NamedTuple):
+class Grown(msgspec.Struct, frozen=True):
     """What has become of what was young."""
 
     kept: dict[str, bytes]
@@ -51,7 +52,8 @@ def grown(
     `restless`: whether a file has been changed a moment ago.
     """
     kept, dropped = {}, set()
-    for file, (content, then) in young.items():
+    for file, one in young.items():
+        content, then = one.content, one.modified_ns
         now = look(file)
         unread = now.content is None and now.modified_ns in (None, then)
         if now.content == content or unread:

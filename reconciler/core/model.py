@@ -1,11 +1,10 @@
 """The value types that every layer shares: addresses, subnets, routes, networks, containers.
 
-Addresses are named tuples of integers and not `ipaddress` objects: a pass over ten thousand
-containers hashes and compares hundreds of thousands of them, which tuples do in C.
+Addresses are structs of integers and not `ipaddress` objects: a pass over ten thousand
+containers hashes and compares hundreds of thousands of them, which structs do in C.
 """
 
-import ipaddress
-from typing import NamedTuple
+from _socket import AF_INET, AF_INET6, inet_ntop
 
 import msgspec
 
@@ -19,17 +18,17 @@ FORWARDING: dict[int, str] = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/fo
 """IP version → the host's sysctl; without the latter the kernel has no IPv6."""
 
 
-class Address(NamedTuple):
+class Address(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """One IP address: its version (4 or 6) and its value as an integer."""
 
     version: int
     value: int
 
     def __str__(self) -> str:
-        return str(_ip(self.version, self.value))
+        return _ip(self.version, self.value)
 
 
-class Subnet(NamedTuple):
+class Subnet(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """An IP network: `value` is its lowest address, `prefix` its length in bits."""
 
     version: int
@@ -55,7 +54,7 @@ class Subnet(NamedTuple):
         )
 
 
-class InterfaceAddress(NamedTuple):
+class InterfaceAddress(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """An address as an interface carries it: with the length of its prefix in bits."""
 
     version: int
@@ -82,7 +81,7 @@ class InterfaceAddress(NamedTuple):
         return Subnet(self.version, self.value >> host << host, self.prefix)
 
 
-class Range(NamedTuple):
+class Range(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """A run of addresses, both ends included."""
 
     version: int
@@ -93,7 +92,7 @@ class Range(NamedTuple):
         return f"{_ip(self.version, self.first)}-{_ip(self.version, self.last)}"
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """Where in the files something stands; `line` and `column` count from 1. Line 0: in no file, but
     attached by a hook."""
 
@@ -105,13 +104,17 @@ class Place(NamedTuple):
         return f"{self.file}:{self.line}" if self.line else "hook"
 
 
-def _ip(version: int, value: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    return ipaddress.IPv4Address(value) if version == 4 else ipaddress.IPv6Address(value)
+def _ip(version: int, value: int) -> str:
+    if version == 4:
+        return inet_ntop(AF_INET, value.to_bytes(4, "big"))
+    return inet_ntop(AF_INET6, value.to_bytes(16, "big"))
 
 
 def parse_address(text: str) -> Address:
     """Read `176.10.0.1` or `2001:db8::1`. Raises ValueError, also for an IPv6 zone."""
-    ip = ipaddress.ip_address(text)
+    from ipaddress import ip_address  # it takes a millisecond, and a hook reads none
+
+    ip = ip_address(text)
     if getattr(ip, "scope_id", None):
         raise ValueError(f"{text!r} has a zone")
     return Address(ip.version, int(ip))
@@ -121,7 +124,9 @@ def parse_subnet(text: str) -> Subnet:
     """Read `176.10.0.0/16`. Raises ValueError, also where host bits are set or the prefix is absent."""
     if "/" not in text:
         raise ValueError(f"{text!r} has no prefix length")
-    net = ipaddress.ip_network(text)
+    from ipaddress import ip_network
+
+    net = ip_network(text)
     return Subnet(net.version, int(net.network_address), net.prefixlen)
 
 
@@ -153,7 +158,7 @@ class PortForward(msgspec.Struct, frozen=True, kw_only=True):
         return f"{lead}{run(self.host_port)}:{run(self.container_port)}{tail}"
 
 
-class HostPort(NamedTuple):
+class HostPort(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """A run of ports of the host that members may reach; `protocol`: tcp, udp or sctp."""
 
     protocol: str

@@ -6,7 +6,8 @@ upgrade must plan nothing. Hence the spelled-out formats and the fixed hash.
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+
+import msgspec
 
 from reconciler.core.digests import sha256
 from reconciler.core.model import Address
@@ -115,13 +116,18 @@ def mac_text(mac: bytes) -> str:
     return mac.hex(":")
 
 
-class EndpointAlias(NamedTuple):
+class EndpointAlias(msgspec.Struct, frozen=True):
     """What the alias of a host end says."""
 
     network: str
     container: str
     interface: str
     hook: bool
+
+    @property
+    def of(self) -> tuple[str, str, str]:
+        """Network, container and interface."""
+        return self.network, self.container, self.interface
 
 
 def network_alias(network: str) -> str:

@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 
+import msgspec
+
 from reconciler.core import nftrules
 from reconciler.core.model import Address, HostPort, Subnet
 from reconciler.core.nftrules import PAIRS, SIDES, SWITCHED, Words
@@ -385,7 +387,7 @@ def _lead(version: int, key: Key, goal: tuple[int, ...]) -> Lead:
 def _lengthen(leads: list[Lead], lead: Lead) -> None:
     """Add a port to the last run, or as a new one."""
     if leads and _continues(leads[-1], lead):
-        leads[-1] = leads[-1]._replace(last=lead.last)
+        leads[-1] = msgspec.structs.replace(leads[-1], last=lead.last)
     else:
         leads.append(lead)
 

@@ -50,7 +50,8 @@ def elements(senders: Iterable[Sender]) -> Elements:
     for sender in senders:
         own = Element(comment(f"{sender.network}/{sender.container}"))
         found["checked"][(sender.link,)] = own
-        for version, value in sender.addresses:
+        for address in sender.addresses:
+            version, value = address.version, address.value
             found[f"addresses{version}"][sender.link, value] = own
             if version == 6:
                 found["targets6"][sender.link, value] = own

@@ -242,12 +242,12 @@ def _ends(
         noted = witness.ends.get(link.index)
         if noted is not None:
             # An ifindex can come again: the mark or the pairing must bear the record out.
-            marked = isinstance(mark, EndpointAlias) and mark[:3] == noted
+            marked = isinstance(mark, EndpointAlias) and mark.of == noted
             pair = found.get(noted[1])
             if not marked and not (pair and pair[2].veth(link.peer, link.index)):
                 continue
             hook = noted[1] in witness.hooked or (
-                marked and mark is not None and mark[3:] == (True,)
+                marked and isinstance(mark, EndpointAlias) and mark.hook
             )
             mark = EndpointAlias(*noted, hook)
         elif witness.present:

@@ -4,8 +4,6 @@
 the same change as `ip(8)` and `sysctl(8)` lines.
 """
 
-import shlex
-
 from reconciler.core.entries import (
     CONNECTED_METRIC,
     AddAddress,
@@ -24,6 +22,7 @@ from reconciler.core.entries import (
     other_mtu,
     route_words,
     rule_words,
+    shell,
 )
 from reconciler.core.links import (
     MakeEndpoint,
@@ -167,7 +166,7 @@ class MakeContainer(Operation, frozen=True, kw_only=True):
 
     def commands(self) -> list[str]:
         member = self.member
-        lines = [shlex.join(["ip", "netns", "add", member.netns])]
+        lines = [shell(["ip", "netns", "add", member.netns])]
         lines.append(self._ip("link", "set", "lo", "alias", container_alias(member.name)))
         lines.append(self._ip("link", "set", "lo", "up"))
         lines += [self._sysctl(*member.manner)] if member.manner is not None else []
@@ -202,7 +201,7 @@ class RemoveContainer(Operation, frozen=True, kw_only=True):
         return f"namespace {self.path or '(already gone)'}"
 
     def commands(self) -> list[str]:
-        return [shlex.join(["ip", "netns", "del", self.netns])] if self.netns else []
+        return [shell(["ip", "netns", "del", self.netns])] if self.netns else []
 
 
 class Rebind(Operation, frozen=True, kw_only=True):
@@ -217,7 +216,7 @@ class Rebind(Operation, frozen=True, kw_only=True):
 
     def commands(self) -> list[str]:
         pid = self.source.split("/")[2]
-        return [shlex.join(["ip", "netns", "attach", self.netns, pid])]
+        return [shell(["ip", "netns", "attach", self.netns, pid])]
 
 
 class ReplaceFirewall(Operation, frozen=True, kw_only=True):

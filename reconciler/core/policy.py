@@ -1,7 +1,7 @@
 """What the firewall is asked for: the traffic policy of every network, free of any backend."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -10,7 +10,7 @@ from reconciler.core.model import Address, HostPort, Subnet
 LOOPBACK = Subnet(4, 127 << 24, 8)
 
 
-class Lead(NamedTuple):
+class Lead(msgspec.Struct, frozen=True):
     """A run of the host's ports and where it leads."""
 
     version: int
@@ -55,7 +55,8 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     def rank(self) -> tuple[Any, ...]:
         """By which they are sorted."""
         who = (self.network, self.container, self.version, self.protocol)
-        return (*who, self.host_port, self.host_ip or ())
+        host = () if self.host_ip is None else (self.host_ip,)
+        return (*who, self.host_port, host)
 
     @property
     def lead(self) -> Lead:
@@ -94,7 +95,7 @@ def taken(
                     break
 
 
-class Sender(NamedTuple):
+class Sender(msgspec.Struct, frozen=True):
     """A port of a bridge of ours, and the addresses that may be sent from behind it."""
 
     network: str

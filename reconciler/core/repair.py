@@ -274,7 +274,9 @@ def _endpoint_repairs(
     )
     # A link that goes down loses its IPv6 addresses.
     seen = [
-        a for a in space.addresses if a.index == inner.index and not (renamed and a.address[0] == 6)
+        a
+        for a in space.addresses
+        if a.index == inner.index and not (renamed and a.address.version == 6)
     ]
 
     def cuts(address: InterfaceAddress) -> bool:

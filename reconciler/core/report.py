@@ -8,6 +8,8 @@ from reconciler.core.model import Rejection
 from reconciler.core.netplan import Held
 from reconciler.core.ops import Operation
 
+MOTION = "files changed a moment ago; the next pass looks again"
+
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
     """An operation and what became of it; `ok` None: it was only planned."""

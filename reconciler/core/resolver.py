@@ -1,6 +1,5 @@
 """The text of a container's resolv.conf and hosts."""
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 
 from reconciler.core.leases import Key
@@ -20,8 +19,10 @@ def listens_on_loopback_only(resolv_conf: str) -> bool:
 
 
 def _is_loopback(server: str) -> bool:
+    from ipaddress import ip_address
+
     try:
-        return ipaddress.ip_address(server.partition("%")[0]).is_loopback
+        return ip_address(server.partition("%")[0]).is_loopback
     except ValueError:
         return False
 

@@ -4,7 +4,8 @@ The C layer fills these; `observed.py` says what they mean.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from reconciler.core.model import Address, InterfaceAddress, Subnet
 
@@ -19,10 +20,10 @@ IPV6_MTU = 1280
 """Below that a link has no IPv6 (RFC 8200, section 5)."""
 
 
-class Link(NamedTuple):
+class Link(msgspec.Struct, frozen=True):
     """One network device. `peer` is IFLA_LINK (0: none), `peer_nsid` IFLA_LINK_NETNSID (-1: none)."""
 
-    index: int  # type: ignore[assignment]  # it hides tuple.index, as meant
+    index: int
     name: str
     kind: str
     mac: bytes
@@ -50,22 +51,22 @@ class Link(NamedTuple):
         return bool(self.flags & IFF_UP)
 
 
-class LinkAddress(NamedTuple):
+class LinkAddress(msgspec.Struct, frozen=True):
     """An address on the link numbered `index`; `scope` and `flags` as in rtnetlink(7)."""
 
-    index: int  # type: ignore[assignment]  # it hides tuple.index, as meant
+    index: int
     address: InterfaceAddress
     scope: int
     flags: int
     protocol: int
 
 
-class RouteRow(NamedTuple):
+class RouteRow(msgspec.Struct, frozen=True):
     """A unicast route; `via` None: on link; `index` is the outgoing link (0: none or several)."""
 
     to: Subnet
     via: Address | None
-    index: int  # type: ignore[assignment]  # it hides tuple.index, as meant
+    index: int
     table: int
     protocol: int
     scope: int
@@ -74,7 +75,7 @@ class RouteRow(NamedTuple):
     type: int
 
 
-class RuleRow(NamedTuple):
+class RuleRow(msgspec.Struct, frozen=True):
     """A policy rule `from SOURCE lookup TABLE`; `source` None: from all."""
 
     version: int
@@ -86,22 +87,22 @@ class RuleRow(NamedTuple):
     """Whether it says nothing beyond source, table and priority."""
 
 
-class NeighbourRow(NamedTuple):
+class NeighbourRow(msgspec.Struct, frozen=True):
     """A permanent neighbour entry that carries our protocol number."""
 
-    index: int  # type: ignore[assignment]  # it hides tuple.index, as meant
+    index: int
     address: Address
     mac: bytes
 
 
-class TableRow(NamedTuple):
+class TableRow(msgspec.Struct, frozen=True):
     """A static and sticky entry of a bridge's table: `mac` stands behind the port numbered `index`."""
 
-    index: int  # type: ignore[assignment]  # it hides tuple.index, as meant
+    index: int
     mac: bytes
 
 
-class Rows(NamedTuple):
+class Rows(msgspec.Struct, frozen=True):
     """All rows of one namespace."""
 
     links: tuple[Link, ...] = ()

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
+
+import msgspec
 
 from reconciler.core import names
 from reconciler.core.declare import routed_via
@@ -13,7 +14,7 @@ BRIDGE_PORTS = 1023
 """BR_PORT_BITS is 10 (net/bridge/br_private.h); port number 0 is not used."""
 
 
-class Clash(NamedTuple):
+class Clash(msgspec.Struct, frozen=True):
     """An error of `kind`/`name` (kind: networks or containers), and where below it."""
 
     kind: str

@@ -311,7 +311,7 @@ def load(candidates: Sequence[Candidate]) -> Loaded:
     }
     return Loaded(
         spec=_spec(judge, candidates),
-        rejections=tuple(sorted(set(every), key=lambda r: (*r.place, r.path, r.message))),
+        rejections=tuple(sorted(set(every), key=lambda r: (r.place, r.path, r.message))),
         accepted=frozenset(c.file for c in candidates if c.file not in broken) - hooks,
         remembered=frozenset(broken) - lost - hooks,
         lost=lost,

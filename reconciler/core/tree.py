@@ -1,7 +1,9 @@
 """A parsed file: maps, lists and text, each knowing the line and column of what it holds."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from reconciler.core.model import Place
 
@@ -32,7 +34,7 @@ class Seq(list[Any]):
 Path = tuple[str | int, ...]
 
 
-class Tree(NamedTuple):
+class Tree(msgspec.Struct, frozen=True):
     """One file's document: its root, None where it is empty."""
 
     file: str

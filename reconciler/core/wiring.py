@@ -8,7 +8,8 @@ could tell it from one that was there.
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+
+import msgspec
 
 from reconciler.core.jsonbytes import (
     Edit,
@@ -31,7 +32,7 @@ ADDED = "runcnet.added"
 PARTS = ("linux", "namespaces", "network")
 
 
-class Hook(NamedTuple):
+class Hook(msgspec.Struct, frozen=True):
     """A hook as config.json has it."""
 
     path: str
@@ -97,7 +98,7 @@ def _unhooked(content: bytes) -> bytes:
 # -- linux.namespaces ---------------------------------------------------------------------------
 
 
-class _Place(NamedTuple):
+class _Place(msgspec.Struct, frozen=True):
     """Where the entry of type network stands, and what is around it."""
 
     linux: Value | None

@@ -120,6 +120,7 @@ class Kernel(Creations):
         """Add the job of `op` to the batch, or do it here and answer with its error."""
         match op:
             case ops.Rebind():
+                self.record.note_points([op.path])
                 code = rtnl.bind(op.source, op.path)
                 return f"bind {op.source} to {op.path}: {os.strerror(code)}" if code else None
             case ops.MakeBridge():

@@ -1,7 +1,9 @@
 """A batch of jobs for the C layer: steps are packed here and carried out there in one trip."""
 
 import struct
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from reconciler import _rtnl  # type: ignore[attr-defined]  # built from _netlink/
 from reconciler.core.model import Address, InterfaceAddress, Subnet
@@ -16,7 +18,7 @@ SCOPE_LINK = 253
 MAKING, BINDING = -1, -2
 
 
-class Failure(NamedTuple):
+class Failure(msgspec.Struct, frozen=True):
     """Why a job stopped: errno, the kernel's own text (may be empty), and what the step was for."""
 
     errno: int
@@ -24,7 +26,7 @@ class Failure(NamedTuple):
     action: str
 
 
-class Result(NamedTuple):
+class Result(msgspec.Struct, frozen=True):
     """What became of a job; `cookie` is its namespace's (0 for host jobs)."""
 
     cookie: int
@@ -183,10 +185,10 @@ class Batch:
         self, link: int | str, address: InterfaceAddress, *, inside: bool, delete: bool = False
     ) -> None:
         """An address; IPv6 ones are usable at once (no duplicate address detection)."""
-        version, value, prefix = address
+        version, value = address.version, address.value
         self._add(
             ("remove address {}" if delete else "add address {}", address), lib.RCN_ADDRESS,
-            inside=inside, link=link, remove=delete, family=FAMILY[version], prefix=prefix,
+            inside=inside, link=link, remove=delete, family=FAMILY[version], prefix=address.prefix,
             address=value.to_bytes(LENGTH[version], "big"), scope=SCOPE_LINK if address.is_link_local else 0,
         )  # fmt: skip
 
@@ -205,12 +207,12 @@ class Batch:
     ) -> None:
         """A unicast route; without `via` it is on link. `protocol` 0: ours, in the
         place of whatever led there."""
-        version, value, prefix = to
+        version, value = to.version, to.value
         size = LENGTH[version]
         on_link = version == 4 and via is None
         self._add(
             ("remove route {}" if delete else "add route {}", to), lib.RCN_ROUTE, inside=inside,
-            link=link, remove=delete, family=FAMILY[version], prefix=prefix, table=table,
+            link=link, remove=delete, family=FAMILY[version], prefix=to.prefix, table=table,
             priority=metric, protocol=protocol, address=value.to_bytes(size, "big"),
             scope=SCOPE_LINK if on_link else 0,
             via=via.value.to_bytes(size, "big") if via else b"",
@@ -221,10 +223,10 @@ class Batch:
         self, source: Subnet, *, table: int, priority: int, inside: bool, delete: bool = False
     ) -> None:
         """`from SOURCE lookup TABLE`."""
-        version, value, prefix = source
+        version, value = source.version, source.value
         self._add(
             ("remove rule from {}" if delete else "add rule from {}", source), lib.RCN_RULE,
-            inside=inside, remove=delete, family=FAMILY[version], prefix=prefix, table=table,
+            inside=inside, remove=delete, family=FAMILY[version], prefix=source.prefix, table=table,
             priority=priority, address=value.to_bytes(LENGTH[version], "big"),
         )  # fmt: skip
 
@@ -232,7 +234,7 @@ class Batch:
         self, address: Address, mac: bytes, *, link: int | str, inside: bool, delete: bool = False
     ) -> None:
         """A permanent neighbour entry: `address` is at `mac` on that link."""
-        version, value = address
+        version, value = address.version, address.value
         self._add(
             ("remove neighbour {}" if delete else "add neighbour {}", address), lib.RCN_NEIGHBOUR,
             inside=inside, link=link, remove=delete, family=FAMILY[version], mac=mac,

@@ -1,7 +1,8 @@
 """A bundle's config.json: what it would be once wired, and putting that in its place."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from reconciler.core.errors import RuncnetError
 from reconciler.core.jsonbytes import SpliceError
@@ -12,7 +13,7 @@ NAME = "config.json"
 SIZE_LIMIT = 64 << 20
 
 
-class Wiring(NamedTuple):
+class Wiring(msgspec.Struct, frozen=True):
     """A config.json as it is and as it is to be."""
 
     bundle: str

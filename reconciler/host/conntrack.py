@@ -8,7 +8,8 @@ import errno
 import os
 import struct
 from collections.abc import Collection
-from typing import NamedTuple
+
+import msgspec
 
 from reconciler import _rtnl  # type: ignore[attr-defined]  # built from _netlink/
 from reconciler.core.errors import FirewallError
@@ -21,7 +22,7 @@ PUBLISHED = struct.Struct("=17s17sBBBxHHH")
 NOWHERE = bytes(17)
 
 
-class Port(NamedTuple):
+class Port(msgspec.Struct, frozen=True):
     """A published run of host ports whose connections are to be forgotten."""
 
     version: int

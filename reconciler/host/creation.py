@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from reconciler.core import ops
 from reconciler.core.names import container_alias
@@ -26,7 +27,7 @@ INNER = 64
 each into every new namespace, and those are numbered from 2 on."""
 
 
-class _Part(NamedTuple):
+class _Part(msgspec.Struct, frozen=True):
     """One batch of containers to be made."""
 
     batch: Batch
@@ -65,6 +66,7 @@ class Creations(Removals):
             part = self._pack(some)
             # Written before the kernel hears of it.
             self.record.note_spaces({op.member.name: 0 for op in part.made})
+            self.record.note_points(f"{self.netns_dir}/{op.member.netns}" for op in part.made)
             self.record.note_ends(part.ends)
             done, results = ahead[0] if ahead else None, ahead[1].result() if ahead else []
             ahead = part, Ahead(part.batch.run)

@@ -12,7 +12,8 @@ import socket
 import stat
 import struct
 import time
-from typing import NamedTuple
+
+import msgspec
 
 FILE = "daemon.sock"
 ELSEWHERE = 75
@@ -25,7 +26,7 @@ VISITORS = 512
 CREDENTIALS = struct.Struct("=iII")  # struct ucred of unix(7): pid, uid, gid
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True):
     """What somebody asks."""
 
     visitor: int

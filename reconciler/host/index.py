@@ -11,7 +11,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -44,7 +43,7 @@ Stamps = dict[str, tuple[int, ...]]
 """Definition file → device, inode, size, times of change in nanoseconds, mode, owner."""
 
 
-class Known(NamedTuple):
+class Known(msgspec.Struct, frozen=True):
     """What an index says of everything."""
 
     networks: dict[str, Network]

@@ -10,7 +10,8 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from reconciler.core.errors import LockedError
 from reconciler.host.files import own_directory
@@ -23,7 +24,7 @@ GLANCE_S = 0.25
 """Who looks whether a daemon is there holds its lock for an instant: no daemon gives up for that."""
 
 
-class Serving(NamedTuple):
+class Serving(msgspec.Struct, frozen=True):
     """A daemon that is there."""
 
     pid: int

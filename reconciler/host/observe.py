@@ -3,7 +3,8 @@
 import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import NamedTuple
+
+import msgspec
 
 from reconciler.core.attached import Attached, Attachment
 from reconciler.core.forwarding import NEIGHBOURS
@@ -53,7 +54,7 @@ def adopt(record: Record, observed: Observed) -> None:
     record.note_gateways({str(a): n for a, n in observed.gateways.items()})
 
 
-class Dumps(NamedTuple):
+class Dumps(msgspec.Struct, frozen=True):
     """What the kernel answered, nothing sorted yet."""
 
     host: Space

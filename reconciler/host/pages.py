@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import NamedTuple
+
+import msgspec
 
 from reconciler.host.listen import Listener
 
@@ -31,7 +32,7 @@ REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (/[!-~]*) HTTP/1\.[0-9]\r?\n")
 END = re.compile(rb"\r?\n\r?\n")
 
 
-class Page(NamedTuple):
+class Page(msgspec.Struct, frozen=True):
     """What a path answers; `make` is called in the server's thread, for each request."""
 
     content_type: str

@@ -11,10 +11,11 @@ import os
 import posixpath
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 
-class Mount(NamedTuple):
+class Mount(msgspec.Struct, frozen=True):
     """One line of mountinfo."""
 
     number: int

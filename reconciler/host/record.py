@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS gateway (address TEXT PRIMARY KEY, network TEXT) WITH
 CREATE TABLE IF NOT EXISTS seal (container TEXT PRIMARY KEY, wanted BLOB, seen INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS secret (key BLOB);
 CREATE TABLE IF NOT EXISTS leaving (path TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS point (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scene (boot TEXT, cookie INTEGER);
 CREATE TABLE IF NOT EXISTS trouble (object TEXT PRIMARY KEY, since REAL, text TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS resolved (digest BLOB);
@@ -199,7 +200,17 @@ class Record:
 
     def note_left(self, paths: Iterable[str]) -> None:
         """Strike out paths that are gone."""
-        self._write("DELETE FROM leaving WHERE path=?", [(path,) for path in paths])
+        rows = [(path,) for path in paths]
+        self._write("DELETE FROM leaving WHERE path=?", rows)
+        self._write("DELETE FROM point WHERE path=?", rows)
+
+    def points(self) -> list[str]:
+        """Paths whose mount points were made here."""
+        return [path for (path,) in self._db.execute("SELECT path FROM point")]
+
+    def note_points(self, paths: Iterable[str]) -> None:
+        """Write down paths where a namespace is about to be bound."""
+        self._write("INSERT OR IGNORE INTO point VALUES (?)", [(path,) for path in paths])
 
     def note_spaces(self, spaces: Mapping[str, int]) -> None:
         """Write down namespaces."""

@@ -3,10 +3,12 @@
 import errno
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+
+import msgspec
 
 from reconciler.core import ops
+from reconciler.core.observed import FileState
 from reconciler.core.ops import Operation
 from reconciler.host import netns, rtnl, steps
 from reconciler.host.batch import Batch
@@ -21,11 +23,27 @@ STALL_S, STALL_EACH_S = 3.0, 0.005
 them, for it takes many through each step of their end together, and their links go last."""
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True):
     """What became of an operation; `error` None: it was carried out."""
 
     operation: Operation
     error: str | None
+
+
+def clear_points(
+    record: Record, netns_dir: str, files: Mapping[str, FileState], wanted: Container[str]
+) -> None:
+    """Take away mount points that were made here, where nothing is mounted and nothing is to be: somebody
+    unmounted them before their container went. `files`, `wanted`: of the netns dir."""
+    gone = [
+        path
+        for path in record.points()
+        if (name := path.removeprefix(f"{netns_dir}/")) not in wanted
+        and files.get(name) is FileState.PLACEHOLDER
+    ]
+    for path in gone:
+        netns.clear(path)
+    record.note_left(gone)
 
 
 class Removals:

@@ -278,7 +278,8 @@ def _neighbours(raw: bytes) -> tuple[tuple[NeighbourRow, ...], tuple[TableRow, .
 def routes_to(addresses: Sequence[Address]) -> list[RouteRow | None]:
     """The host's route to each of these, as the kernel looks it up. Raises OSError."""
     to = ffi.new("struct rcn_peer[]", len(addresses))
-    for one, (version, value) in zip(to, addresses, strict=True):
+    for one, address in zip(to, addresses, strict=True):
+        version, value = address.version, address.value
         one.family = FAMILY[version]
         size = LENGTH[version]
         one.address[0:size] = list(value.to_bytes(size, "big"))

@@ -3,9 +3,10 @@
 import contextlib
 import os
 import sqlite3
-import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
+
+from msgspec.structs import astuple
 
 from reconciler.core.attached import Attachment
 from reconciler.core.errors import StoreError
@@ -15,7 +16,7 @@ from reconciler.core.model import Address
 from reconciler.host import trials
 from reconciler.host.damage import damaged
 from reconciler.host.files import own_directory
-from reconciler.host.trials import Trial, Trials
+from reconciler.host.trials import Trial, Trials, packed, unpacked
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS lease (
@@ -160,13 +161,17 @@ class Store:
         """Write what differs between the two."""
         if old is new:
             return
-        gone = [key for key in old.held if key not in new.held]
+        gone = [astuple(key) for key in old.held if key not in new.held]
         self._db.executemany(
             "DELETE FROM lease WHERE container=? AND network=? AND interface=? AND version=?", gone
         )
         self._db.executemany(
             "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?)",
-            [(*key, f"{a.value:x}") for key, a in new.held.items() if old.held.get(key) != a],
+            [
+                (*astuple(key), f"{a.value:x}")
+                for key, a in new.held.items()
+                if old.held.get(key) != a
+            ],
         )
         self._db.executemany(
             "DELETE FROM freed WHERE network=? AND version=? AND address=?",
@@ -186,12 +191,12 @@ class Store:
     def remembered(self, names: Collection[str] | None = None) -> dict[str, bytes]:
         """The last good content of each definition file; of these alone, where given."""
         rows = self._files("SELECT name, content FROM file", names)
-        return {name: zlib.decompress(content) for name, content in rows}
+        return {name: unpacked(content) for name, content in rows}
 
     def memory(self, names: Collection[str] | None = None) -> Memory:
         """What files said when they last loaded, as far as it is known."""
         rows = self._files("SELECT name, content, modified_ns FROM young", names)
-        young = {name: Young(zlib.decompress(content), ns) for name, content, ns in rows}
+        young = {name: Young(unpacked(content), ns) for name, content, ns in rows}
         return Memory(self.remembered(names), young)
 
     def _files(self, query: str, names: Collection[str] | None) -> Iterator[Any]:
@@ -204,7 +209,7 @@ class Store:
         """Take over what has become of what was young."""
         self._db.executemany(
             "INSERT OR REPLACE INTO file VALUES (?, ?)",
-            [(name, zlib.compress(content, 1)) for name, content in found.kept.items()],
+            [(name, packed(content)) for name, content in found.kept.items()],
         )
         self._drop_young([*found.kept, *found.dropped])
 
@@ -213,7 +218,7 @@ class Store:
         self.trials.note_files(young)
         self._db.executemany(
             "INSERT OR REPLACE INTO young VALUES (?, ?, ?)",
-            [(name, zlib.compress(one.content, 1), one.modified_ns) for name, one in young.items()],
+            [(name, packed(one.content), one.modified_ns) for name, one in young.items()],
         )
 
     def _drop_young(self, names: Iterable[str]) -> None:
@@ -227,7 +232,7 @@ class Store:
         self._db.executemany("DELETE FROM file WHERE name=?", [(name,) for name in forget])
         self._db.executemany(
             "INSERT OR REPLACE INTO file VALUES (?, ?)",
-            [(name, zlib.compress(content, 1)) for name, content in contents.items()],
+            [(name, packed(content)) for name, content in contents.items()],
         )
 
     def attachments(self, names: Collection[str] | None = None) -> dict[str, Attachment]:

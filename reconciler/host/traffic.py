@@ -1,12 +1,12 @@
 """How many bytes have gone over each link, read at once for all (proc_net(5))."""
 
-from typing import NamedTuple
+import msgspec
 
 DEV = "/proc/self/net/dev"
 """Of the network namespace that we are in; /sys shows that of whoever mounted it."""
 
 
-class Counters(NamedTuple):
+class Counters(msgspec.Struct, frozen=True):
     """Bytes that a link has taken in and sent out since it was made."""
 
     rx: int

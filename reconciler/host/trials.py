@@ -1,9 +1,9 @@
 """The store's part of `runcnet try`: the trial in progress, and what was taken back."""
 
-import zlib
 from collections.abc import Iterable, Mapping
 from sqlite3 import Connection
-from typing import NamedTuple
+
+import msgspec
 
 from reconciler.host import procs
 from reconciler.host.machine import boot_id
@@ -24,7 +24,21 @@ CONFIRM, TAKE_BACK = "confirm", "take back"
 SERIAL = "trials"
 
 
-class Trial(NamedTuple):
+def packed(content: bytes) -> bytes:
+    """What a file says, as it is kept."""
+    import zlib
+
+    return zlib.compress(content, 1)
+
+
+def unpacked(content: bytes) -> bytes:
+    """What a file said. Raises zlib.error."""
+    import zlib
+
+    return zlib.decompress(content)
+
+
+class Trial(msgspec.Struct, frozen=True):
     """A trial in progress: whose it is, and how it stands."""
 
     pid: int
@@ -43,7 +57,9 @@ class Trial(NamedTuple):
 
     def same(self, other: "Trial | None") -> bool:
         """Whether both are of one process."""
-        return other is not None and self[:3] == other[:3]
+        return other is not None and (
+            (self.pid, self.started, self.boot) == (other.pid, other.started, other.boot)
+        )
 
 
 class Trials:
@@ -80,7 +96,9 @@ class Trials:
     def open(self, trial: Trial) -> None:
         """Begin a trial; the addresses that are held now are kept for its end."""
         self.end()
-        self._db.execute("INSERT INTO trial VALUES (1, ?, ?, ?, ?, ?)", trial)
+        self._db.execute(
+            "INSERT INTO trial VALUES (1, ?, ?, ?, ?, ?)", msgspec.structs.astuple(trial)
+        )
         self._db.execute("INSERT INTO tried_lease SELECT * FROM lease")
         self._changed()
 
@@ -126,7 +144,7 @@ class Trials:
     def files(self) -> dict[str, bytes | None]:
         """What was remembered of each file that the trial changed; None: nothing."""
         return {
-            name: None if content is None else zlib.decompress(content)
+            name: None if content is None else unpacked(content)
             for name, content in self._db.execute("SELECT name, content FROM tried")
         }
 

@@ -9,7 +9,9 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from reconciler.core.model import Place, Rejection
 from reconciler.core.tree import Map, Mark, Seq, Tree
@@ -21,7 +23,7 @@ LINKS_LIMIT = 40
 ENDINGS = (".yaml", ".yml")
 
 
-class SourceFile(NamedTuple):
+class SourceFile(msgspec.Struct, frozen=True):
     """A file's bytes, and when it was changed (nanoseconds since the epoch)."""
 
     file: str
@@ -29,7 +31,7 @@ class SourceFile(NamedTuple):
     modified_ns: int
 
 
-class Sources(NamedTuple):
+class Sources(msgspec.Struct, frozen=True):
     """All definition files that may be read, and what is wrong with the others."""
 
     files: tuple[SourceFile, ...]

@@ -4,6 +4,8 @@ operation makes of them."""
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from reconciler.core import ops
 from reconciler.core.model import BITS, PROTOCOL, Address, InterfaceAddress, Subnet
 from reconciler.core.names import container_alias, network_alias
@@ -224,7 +226,7 @@ class Kernel:
                 room.drop(link.peer)
         for i, port in self.host.links.items():
             if port.master == index:
-                self.host.links[i] = port._replace(master=0)
+                self.host.links[i] = replace(port, master=0)
 
     def _carry(self, room: Room, index: int, addresses: Iterable[InterfaceAddress]) -> None:
         for a in addresses:
@@ -246,9 +248,9 @@ class Kernel:
         """disable_ipv6 or accept_ra of a link; the former takes IPv6 addresses and routes along."""
         index = room.index(name)
         if key == "accept_ra":
-            room.links[index] = room.links[index]._replace(accept_ra=value)
+            room.links[index] = replace(room.links[index], accept_ra=value)
             return
-        room.links[index] = room.links[index]._replace(ipv6_off=value)
+        room.links[index] = replace(room.links[index], ipv6_off=value)
         if value:
             room.addresses = [
                 a for a in room.addresses if a.index != index or a.address.version == 4
@@ -257,7 +259,9 @@ class Kernel:
 
     def _neighbour(self, room: Room, link: str, address: Address, mac: bytes) -> None:
         row = NeighbourRow(room.index(link), address, mac)
-        room.neighbours = [x for x in room.neighbours if x[:2] != row[:2]] + [row]
+        room.neighbours = [
+            x for x in room.neighbours if (x.index, x.address) != (row.index, row.address)
+        ] + [row]
 
     def _route(self, room: Room, r: DesiredRoute) -> RouteRow:
         metric = 1024 if r.to.version == 6 else 0
@@ -326,4 +330,4 @@ class Kernel:
             changes["gen_mode"] = 1
         if op.up or op.name is not None:  # a rename is down, name, up
             changes["flags"] = link.flags | UP
-        room.links[op.index] = link._replace(**changes)  # type: ignore[arg-type]
+        room.links[op.index] = replace(link, **changes)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core import chains, nft, nftset, xtables
-from reconciler.core.model import HostPort, Subnet, parse_address, parse_subnet
+from reconciler.core.model import Address, HostPort, Subnet, parse_address, parse_subnet
 from reconciler.core.nftset import EMPTY, Chain, Element, Table
 from reconciler.core.policy import NetworkPolicy, Policy, Publication
 
@@ -245,9 +245,7 @@ def policies(draw: st.DrawFn) -> Policy:
                     host_ip=parse_address(at) if at else None,
                     host_port=draw(st.sampled_from(PORTS)),
                     count=count,
-                    target=parse_address(str(subnet).split("/")[0])._replace(
-                        value=subnet.value + draw(st.sampled_from((10, 11)))
-                    ),
+                    target=Address(version, subnet.value + draw(st.sampled_from((10, 11)))),
                     target_port=draw(st.sampled_from((80, 8080))),
                 )
                 if not any(one.lead.meets(other.lead) for other in found.values()):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from reconciler.core import ops
 from reconciler.core.desired import desired_state
@@ -79,14 +80,14 @@ def drift(kernel: Kernel, dice: random.Random) -> None:
     link = dice.choice(links)
     change = dice.randrange(12)
     if change == 0:
-        room.links[link.index] = link._replace(flags=0)
+        room.links[link.index] = replace(link, flags=0)
     elif change == 1:
-        room.links[link.index] = link._replace(mtu=link.mtu - 7)
+        room.links[link.index] = replace(link, mtu=link.mtu - 7)
     elif change == 2 and link.index != 1:
-        room.links[link.index] = link._replace(mac=b"\2\0\0\0\0\7")
+        room.links[link.index] = replace(link, mac=b"\2\0\0\0\0\7")
     elif change == 3 and link.kind == "veth" and link.master:
         room.unplug(link.index)
-        room.links[link.index] = link._replace(master=0, port=link.port ^ 1)
+        room.links[link.index] = replace(link, master=0, port=link.port ^ 1)
     elif change == 4 and room.addresses:
         room.addresses.remove(dice.choice(room.addresses))
     elif change == 5 and link.index != 1:
@@ -212,7 +213,7 @@ def test_without_a_record_two_links_with_one_mark_are_a_problem_and_stay() -> No
     _, desired, scene = declare({"p": 1})
     kernel.apply(planned(kernel, desired, scene).operations)
     end = next(link for link in kernel.host.links.values() if link.kind == "veth")
-    kernel.host.links[950] = end._replace(index=950, name="forged", peer=66)
+    kernel.host.links[950] = replace(end, index=950, name="forged", peer=66)
     result = planned(kernel, desired, scene)
     assert "container/p" in result.problems and result.operations == ()
     _, desired, scene = declare({})
@@ -233,7 +234,7 @@ def test_with_a_record_a_forged_mark_counts_for_nothing() -> None:
         ends={end.index: ("a", "p", "eth0")},
         bridges=bridges,
     )
-    kernel.host.links[950] = end._replace(index=950, name="forged", peer=66)
+    kernel.host.links[950] = replace(end, index=950, name="forged", peer=66)
     kernel.rooms["q"] = Room(6000, links={1: new_link(1, "lo", alias="runcnet:p")})
     seen = kernel.observe(SYSCTLS, witness)
     assert list(seen.containers) == ["p"] and not seen.doubles

@@ -9,7 +9,9 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
+from msgspec.structs import astuple, replace
 
 from reconciler.core.model import Address, parse_address
 from reconciler.host.conntrack import Port
@@ -52,8 +54,9 @@ def forget(
     lead: str = "",
 ) -> dict[str, Any]:
     """`gone`: how many; `dumps`, `seen` and `failed`: what it took. Or `error`."""
-    asked = json.dumps({"addresses": addresses or [], "ports": ports or []})
-    run = host.run(*lead.split(), sys.executable, "-c", DRIVER, stdin=asked)
+    asked = {"addresses": addresses or [], "ports": [astuple(port) for port in ports or ()]}
+    text = msgspec.json.encode(asked).decode()
+    run = host.run(*lead.split(), sys.executable, "-c", DRIVER, stdin=text)
     return json.loads(run.out)  # type: ignore[no-any-return]
 
 
@@ -177,7 +180,7 @@ def test_a_changed_mapping_answers_at_once_from_the_new_target(
     assert gone(town, ports=[new]) == 0
     assert asked.answer() == "red2"
     # The same target by another port is another target.
-    assert gone(town, ports=[new._replace(target_port=5351)]) == 1
+    assert gone(town, ports=[replace(new, target_port=5351)]) == 1
 
 
 def test_a_mapping_that_came_later_is_found_by_who_asked_before(
@@ -219,9 +222,9 @@ def test_what_is_published_on_one_address_goes_before_what_is_on_all(
     all_else = Port(4, "udp", None, 1, 65535, RED2[0], 1)
     assert gone(town, ports=[all_else, here]) == 0
     # Runs of one place: one that names the target saves it, in whatever order.
-    for pair in ([here, here._replace(target=None)], [here._replace(target=None, last=99), here]):
+    for pair in ([here, replace(here, target=None)], [replace(here, target=None, last=99), here]):
         assert gone(town, ports=pair) == 0
-    assert gone(town, ports=[here._replace(target=RED2[0])]) == 1
+    assert gone(town, ports=[replace(here, target=RED2[0])]) == 1
 
 
 def test_a_container_that_goes_takes_its_connections_and_no_others(
@@ -297,7 +300,7 @@ def test_nothing_to_do_costs_one_dump_or_none(town: PrivateHost, stack: ExitStac
     assert (empty["gone"], empty["dumps"]) == (0, 0)  # nothing is remembered: nothing is asked
     lead(town, "red1", 4)
     assert asked.answer() == "red1"
-    found = forget(town, [parse_address("10.9.9.9")], [port._replace(first=54, last=54)])
+    found = forget(town, [parse_address("10.9.9.9")], [replace(port, first=54, last=54)])
     assert (found["gone"], found["dumps"], found["failed"]) == (0, 1, 0)
     assert found["seen"] >= 1
 

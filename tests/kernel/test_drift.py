@@ -312,6 +312,30 @@ def test_a_path_unmounted_under_a_process_is_bound_again(bare: PrivateHost, way:
 
 
 @pytest.mark.parametrize("served", [False, True], ids=["once", "daemon"])
+def test_the_mount_point_of_an_unmounted_path_goes_with_its_container(
+    bare: PrivateHost, *, served: bool
+) -> None:
+    """What others left beside it stays: nobody knows whose it is."""
+    bare.write("n.yaml", "networks: {n: {subnets: 10.1.0.0/24}}\n")
+    file = bare.write("a.yaml", "containers: {a: {interfaces: n, netns: x}, b: {interfaces: n}}\n")
+    only_b = "containers: {b: {interfaces: n}}\n"
+    with bare.daemon("--resync", "3600") if served else contextlib.nullcontext() as daemon:
+        bare.reconcile()
+        if daemon:
+            daemon.child.send_signal(signal.SIGSTOP)
+        bare.sh("touch /run/netns/foreign; chmod 0 /run/netns/foreign; umount -l /run/netns/x")
+        bare.write(file.name, only_b)
+        if daemon:
+            daemon.child.send_signal(signal.SIGCONT)
+        else:
+            bare.reconcile()
+        wait_for(lambda: "x" not in bare.sh("ls /run/netns").out.split(), 15.0)
+        wait_for(lambda: "10.1.0.2 " not in bare.sh("ip neigh show nud permanent").out)
+    assert {"b", "foreign"} <= set(bare.sh("ls /run/netns").out.split())
+    assert bare.reconcile().changes == []
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["once", "daemon"])
 def test_an_inner_end_on_the_host_is_not_in_the_way_of_a_new_one(
     bare: PrivateHost, *, served: bool
 ) -> None:
