@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core.errors import RuncnetError, UsageError
-from reconciler.options import CONFIG_DIRS, FAILED, OK, common
+from reconciler.options import common
+from reconciler.running import FAILED, OK
+from reconciler.settings import USUAL
 
 if TYPE_CHECKING:
     from reconciler.core.bundlefaults import Around, Config, Fault
@@ -235,7 +237,7 @@ def _around(options: argparse.Namespace, folder: str, config: "Config") -> "Arou
     from reconciler.host.netns import lies_at
     from reconciler.load import read_declared
 
-    loaded = read_declared(options.config_dir or CONFIG_DIRS).loaded
+    loaded = read_declared(options.config_dir or USUAL.config_dirs).loaded
     containers = loaded.spec.containers
     holder = None
     here = os.path.realpath(folder)

@@ -13,17 +13,9 @@ from functools import partial
 from typing import Any
 
 from reconciler.core.errors import RuncnetError, UsageError
-from reconciler.options import (
-    CONFIG_DIRS,
-    DIFFERS,
-    FAILED,
-    OK,
-    REJECTED,
-    need_privileges,
-    settings_of,
-    stoppable,
-    terminal_of,
-)
+from reconciler.options import settings_of, terminal_of
+from reconciler.running import DIFFERS, FAILED, OK, REJECTED, need_privileges, stoppable
+from reconciler.settings import USUAL
 
 
 def one_pass(
@@ -188,7 +180,7 @@ def run_validate(options: argparse.Namespace) -> int:
     """`runcnet validate`."""
     from reconciler.validate import validate
 
-    folders = options.config_dir or CONFIG_DIRS
+    folders = options.config_dir or USUAL.config_dirs
     rejections, count = validate(options.files, folders)
     for rejection in rejections:
         print(rejection, file=sys.stderr)

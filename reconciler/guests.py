@@ -18,10 +18,10 @@ from reconciler.core.attached import Attachment
 from reconciler.core.errors import LockedError, RuncnetError
 from reconciler.core.request import ATTACHING, Request
 from reconciler.core.spec import Loaded
-from reconciler.hook import asked, options_for
+from reconciler.hook import asked, called, options_for, plain
 from reconciler.host import ipfile, lock
 from reconciler.keeper import Keeper
-from reconciler.options import Parser, common, settings_of
+from reconciler.options import Parser, common
 from reconciler.part import Widen
 from reconciler.prospect import Settings
 
@@ -37,17 +37,19 @@ def understood(words: Sequence[str], stdin: bytes, settings: Settings) -> Reques
     """
     if not words or words[0] != "hook":
         raise ElsewhereError
-    parser = Quiet(prog="runcnet hook", parents=[common()])
-    options_for(parser)
-    options = parser.parse_args(words[1:])
-    theirs = settings_of(options)
+    call = plain(words[1:])
+    if call is None:
+        parser = Quiet(prog="runcnet hook", parents=[common()])
+        options_for(parser)
+        call = called(parser.parse_args(words[1:]))
+    theirs = call.settings
     firewall = settings.firewall if theirs.firewall == "auto" else theirs.firewall
     mine = (settings.config_dirs, settings.state_dir, settings.netns_dir, settings.run_dir)
     if mine != (theirs.config_dirs, theirs.state_dir, theirs.netns_dir, theirs.run_dir) or (
         firewall != settings.firewall
     ):
         raise ElsewhereError
-    return asked(options, stdin)
+    return asked(call, stdin)
 
 
 class Quiet(Parser):

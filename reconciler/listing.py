@@ -4,7 +4,8 @@ import argparse
 import json
 from typing import Any
 
-from reconciler.options import OK, need_privileges, settings_of
+from reconciler.options import settings_of
+from reconciler.running import OK, need_privileges
 
 
 def run_ls(options: argparse.Namespace) -> int:

@@ -1,19 +1,12 @@
-"""What every command has in common: options, privileges, signals, exit codes."""
+"""The options that every command has."""
 
 import argparse
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from reconciler.core.errors import LockedError, RuncnetError, UsageError
-from reconciler.host import userns
-
-OK, FAILED, REJECTED, DIFFERS, LOCKED, USAGE = 0, 1, 2, 3, 4, 64
-CONFIG_DIRS = ("/etc/runcnet.d", "/run/runcnet.d")
-DAY_S = 86_400
-CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN"}
+from reconciler.running import USAGE
+from reconciler.settings import FIREWALLS, USUAL, Settings
 
 
 class Help(argparse.HelpFormatter):
@@ -73,14 +66,14 @@ def common() -> Parser:
     add = common.add_argument
     add("--config-dir", action="append", type=_folder, metavar="DIR",
         help="definition files; may be given several times (/etc/runcnet.d, /run/runcnet.d)")  # fmt: skip
-    add("--state-dir", type=_folder, default="/var/lib/runcnet", metavar="DIR", help="leases")
-    add("--run-dir", type=_folder, default="/run/runcnet", metavar="DIR", help="lock, dns files")
-    add("--netns-dir", type=_folder, default="/run/netns", metavar="DIR")
-    add("--firewall", choices=("auto", "iptables", "nftables", "none"), default="auto")
-    add("--max-removals", type=_limit, default="50%", metavar="N|N%|all",
+    add("--state-dir", type=_folder, default=USUAL.state_dir, metavar="DIR", help="leases")
+    add("--run-dir", type=_folder, default=USUAL.run_dir, metavar="DIR", help="lock, dns files")
+    add("--netns-dir", type=_folder, default=USUAL.netns_dir, metavar="DIR")
+    add("--firewall", choices=FIREWALLS, default=USUAL.firewall)
+    add("--max-removals", type=_limit, default=USUAL.max_removals, metavar="N|N%|all",
         help="how much one run may remove (50%%, and three always)")  # fmt: skip
     add("--no-interrupt", action="store_true", help="hold back what interrupts running containers")
-    add("--lock-timeout", type=float, default=30.0, metavar="SECONDS")
+    add("--lock-timeout", type=float, default=USUAL.lock_timeout_s, metavar="SECONDS")
     add("--json", action="store_true", help="one JSON object on stdout")
     add("--log-format", choices=("text", "json"), default="text")
     add("-v", "--verbose", action="count", default=0)
@@ -88,12 +81,10 @@ def common() -> Parser:
     return common
 
 
-def settings_of(options: argparse.Namespace) -> Any:
+def settings_of(options: argparse.Namespace) -> Settings:
     """The options as the engine wants them."""
-    from reconciler.settings import Settings
-
     return Settings(
-        config_dirs=tuple(options.config_dir or CONFIG_DIRS),
+        config_dirs=tuple(options.config_dir or USUAL.config_dirs),
         state_dir=options.state_dir,
         run_dir=options.run_dir,
         netns_dir=options.netns_dir,
@@ -109,63 +100,3 @@ def terminal_of(options: argparse.Namespace) -> Any:
     from reconciler.terminal import Terminal
 
     return Terminal(log_format=options.log_format, verbosity=options.verbose, quiet=options.quiet)
-
-
-def need_privileges() -> None:
-    """Raises RuncnetError where this process may not change networks."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        line = next(text for text in file if text.startswith("CapEff:"))
-    held = int(line.split()[1], 16)
-    missing = [name for bit, name in CAPABILITIES.items() if not held >> bit & 1]
-    if missing:
-        raise RuncnetError(
-            f"this needs {' and '.join(missing)}: run it as root, or in a user namespace of your own "
-            "(unshare -Urnm)"
-        )
-    for kind, name in (("net", "network"), ("mnt", "mount")):
-        if userns.belongs_outside(kind):
-            raise RuncnetError(
-                f"this {name} namespace belongs to a user namespace around this one, where nothing may "
-                "be changed from in here: make both together (unshare -Urnm)"
-            )
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM set a flag: the batch in flight ends. A second one ends the program."""
-    import signal
-
-    stopped = False
-
-    def note(number: int, _: object) -> None:
-        nonlocal stopped
-        stopped = True
-        signal.signal(number, signal.SIG_DFL)
-
-    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def guarded(run: Callable[[], int]) -> int:
-    """Run a command; an error that an operator can mend becomes a line and an exit code."""
-    try:
-        code = run()
-        sys.stdout.flush()
-        return code
-    except LockedError as error:
-        print(error, file=sys.stderr)
-        return LOCKED
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        return USAGE
-    except (RuncnetError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            # Who reads has gone; Python would complain once more while it shuts down.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            return FAILED
-        print(error, file=sys.stderr)
-        return FAILED

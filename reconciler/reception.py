@@ -9,7 +9,7 @@ from reconciler.core.errors import LockedError, RuncnetError, StoreError, UsageE
 from reconciler.guests import ElsewhereError, Guests, understood
 from reconciler.host.door import ELSEWHERE, Door, Request
 from reconciler.keeper import Keeper
-from reconciler.options import FAILED, LOCKED, OK, USAGE
+from reconciler.running import FAILED, LOCKED, OK, USAGE
 from reconciler.terminal import Terminal
 
 

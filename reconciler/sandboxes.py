@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 from reconciler.core.errors import UsageError
-from reconciler.options import FAILED, OK, REJECTED, need_privileges, settings_of, terminal_of
+from reconciler.options import settings_of, terminal_of
+from reconciler.running import FAILED, OK, REJECTED, need_privileges
 
 FORM = "NET[:ip=A,mac=M,interface_name=I]"
 

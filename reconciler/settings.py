@@ -2,6 +2,8 @@
 
 import msgspec
 
+FIREWALLS = ("auto", "iptables", "nftables", "none")
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where things lie and what is allowed: the options of the command line."""
@@ -16,3 +18,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lock_timeout_s: float = 30.0
     firewall_patience_s: float | None = None
     """How long the locks of other programs on the firewall are waited for; None: as usual."""
+
+
+USUAL = Settings()

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from reconciler import __version__, bundles, commands, hook, listing, sandboxes
-from reconciler.options import Parser, common, guarded, need_privileges, period
+from reconciler.options import Parser, common, period
+from reconciler.running import guarded, need_privileges
 from reconciler.sandboxes import FORM
 
 
@@ -86,7 +87,8 @@ def main(words: Sequence[str]) -> int:
     execute.add_argument("words", nargs=argparse.REMAINDER, metavar="-- CMD...")
     teardown = command("teardown", commands.run_teardown, "remove all that is owned")
     teardown.add_argument("--yes", action="store_true", help="do not ask")
-    called = command("hook", hook.run, "called by a runtime: attach a container, or take it away")
+    text = "called by a runtime: attach a container, or take it away"
+    called = command("hook", lambda options: hook.run(hook.called(options)), text)
     hook.options_for(called)
     text = "wire a bundle by hand, by hooks or to a namespace; or say what is wrong with it"
     bundles.options_for(command("bundle", bundles.run, text))

@@ -23,7 +23,7 @@ def listeners() -> Iterator[Listener]:
     for protocol, state in LISTENING.items():
         for version, tail in ((4, ""), (6, "6")):
             try:
-                with open(f"/proc/thread-self/net/{protocol}{tail}", encoding="ascii") as file:
+                with open(f"/proc/thread-self/net/{protocol}{tail}", encoding="utf-8") as file:
                     rows = [line.split() for line in file.read().splitlines()[1:]]
             except FileNotFoundError:
                 continue  # a host without IPv6

@@ -20,7 +20,7 @@ NS_GET_USERNS = 0xB701
 def inner() -> bool:
     """Whether this is another user namespace than the machine's own: not every id is known in it."""
     try:
-        with open("/proc/self/uid_map", encoding="ascii") as file:
+        with open("/proc/self/uid_map", encoding="utf-8") as file:
             known = sum(int(line.split()[2]) for line in file)
     except FileNotFoundError:
         return False  # a kernel without user namespaces
@@ -30,7 +30,7 @@ def inner() -> bool:
 
 @functools.cache
 def _overflow_id() -> int:
-    with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
+    with open("/proc/sys/kernel/overflowuid", encoding="utf-8") as file:
         return int(file.read())
 
 
@@ -41,7 +41,7 @@ def groups() -> str:
     """
     if not inner():
         return ""
-    with open("/proc/self/gid_map", encoding="ascii") as file:
+    with open("/proc/self/gid_map", encoding="utf-8") as file:
         runs = sorted((int(first), int(count)) for first, _, count in map(str.split, file))
     if not runs:
         return ""

@@ -297,9 +297,14 @@ class Course:
     def _findings(self) -> list[str]:
         deadline = time.monotonic() + LOOKS_S
         while True:
-            findings = [f for f in self.oracle.findings() if not self._forgotten(f)]
+            found = list(self.oracle.findings())
+            findings = [f for f in found if not self._forgotten(f)]
             if not findings or time.monotonic() > deadline:
-                return findings
+                break
+        if len(found) > len(findings):
+            # Turned on again it is known, and guarded.
+            self.host.sh("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")
+        return findings
 
     def _forgotten(self, finding: str) -> bool:
         """Whether nobody can know that it was the program that turned forwarding on: the state says so,

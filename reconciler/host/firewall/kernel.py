@@ -28,7 +28,7 @@ def existing(version: int) -> frozenset[str]:
     the kernel has to be asked for each table. It makes them, in a namespace that is the caller's own.
     """
     try:
-        with open(NAMES[version], encoding="ascii") as file:
+        with open(NAMES[version], encoding="utf-8") as file:
             return frozenset(file.read().split())
     except FileNotFoundError:
         return frozenset()  # The kernel has not loaded ip_tables, or was built without it.
