@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,13 @@ enum {
 
 static const char RUN_DIR[] = "/run/runcnet";
 static const char PASSED_ON[] = "RUNCNET_HOOK_PASSED_ON";
+/* What pip writes into the script `runcnet`, and the same without the search for packages: all of
+ * them lie where this program does. */
+static const char SCRIPT[] = "from reconciler.cli import entry";
+static char START[] =
+    "import sys; sys.path.append(sys.argv.pop(1)); from reconciler.cli import entry; entry()";
+static const char *const NEEDED[] = {"reconciler/cli.py", "msgspec", "cffi", "yaml", "iptc",
+                                     "watchdog"};
 
 /* The value of the option --run-dir, in either of its forms. */
 static const char *run_dir(int argc, char **argv)
@@ -132,6 +140,62 @@ static int put_back(const char *state, size_t size)
     return done;
 }
 
+/* The folder of packages in which this program lies, if all that it needs is there, too. */
+static int packages(char *path, size_t room)
+{
+    ssize_t size = readlink("/proc/self/exe", path, room - 1);
+
+    if (size <= 0)
+        return -1;
+    path[size] = 0;
+    for (int up = 0; up < 2; up++) {
+        char *end = strrchr(path, '/');
+        if (!end || end == path)
+            return -1;
+        *end = 0;
+    }
+    int folder = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int missing = folder < 0;
+    for (size_t i = 0; !missing && i < sizeof NEEDED / sizeof *NEEDED; i++)
+        missing = faccessat(folder, NEEDED[i], F_OK, 0);
+    if (folder >= 0)
+        close(folder);
+    return missing ? -1 : 0;
+}
+
+/* The Python that the script `program` names in its first line: at text + 2. */
+static int interpreter(const char *program, char *text, size_t room)
+{
+    int fd = open(program, O_RDONLY | O_CLOEXEC);
+    size_t size = fd < 0 ? 0 : read_all(fd, text, room - 1);
+
+    if (fd >= 0)
+        close(fd);
+    text[size] = 0;
+    char *end = strchr(text, '\n');
+    if (strncmp(text, "#!/", 3) || !end || !strstr(end, SCRIPT))
+        return -1;
+    *end = 0;
+    return strpbrk(text, " \t\r") || strncmp(strrchr(text, '/'), "/python", 7) ? -1 : 0;
+}
+
+/* Run `runcnet` without what a new interpreter does first in general, where that is safe. */
+static void run_at_once(int argc, char **argv)
+{
+    static char site[PATH_MAX], text[4096];
+    char **words = calloc((size_t)argc + 6, sizeof *words);
+
+    if (!words || interpreter(argv[0], text, sizeof text) || packages(site, sizeof site)) {
+        free(words);
+        return;
+    }
+    char *const first[] = {text + 2, "-I", "-S", "-c", START, site};
+    memcpy(words, first, sizeof first);
+    memcpy(words + sizeof first / sizeof *first, argv + 1, (size_t)argc * sizeof *words);
+    execv(words[0], words);
+    free(words);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -160,10 +224,12 @@ int main(int argc, char **argv)
         perror("runcnet-hook");
         return 1;
     }
-    if (strchr(argv[0], '/'))
+    if (strchr(argv[0], '/')) {
+        run_at_once(argc, argv);
         execv(argv[0], argv);
-    else
+    } else {
         execvp(argv[0], argv);
+    }
     fprintf(stderr, "runcnet-hook: %s: %s (args[0] is the runcnet program)\n", argv[0],
             strerror(errno));
     return 1;

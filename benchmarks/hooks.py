@@ -19,13 +19,13 @@ from typing import NamedTuple
 from benchmarks import installed
 from benchmarks.measure import HERE, definition
 from benchmarks.peers import CNI, cni_calls
-from tests.support.host import CLIENT, PrivateHost
+from tests.support.host import PrivateHost
 
 NETWORK = "n0"
 GATEWAY = "10.0.0.1"
 ATTACH, DETACH = "attach", "detach"
 WITH_DAEMON = "runcnet-hook, with the daemon"
-ALONE = "runcnet hook, a process of its own"
+ALONE = "runcnet-hook, no daemon"
 PLUGINS = "CNI bridge + loopback"
 HOST_PORT = 18_000
 SMALL, LARGE, PORT = "hooks, 10", "hooks, 1000", "hooks with a port, 10"
@@ -192,13 +192,13 @@ class Stage:
 
     def _once(self, name: str, names: list[str]) -> dict[str, float]:
         if not self._calls:
-            runcnet = installed.runcnet()
-            self._calls = {one: self._ready(one, runcnet) for one in names}
+            programs = installed.programs()
+            self._calls = {one: self._ready(one, programs) for one in names}
             for call in self._calls.values():
                 call()  # what is done once alone: a bridge, a program's bytecode
         return self._calls[name]()
 
-    def _ready(self, name: str, runcnet: str) -> Callable[[], dict[str, float]]:
+    def _ready(self, name: str, programs: installed.Programs) -> Callable[[], dict[str, float]]:
         host = PrivateHost()
         self._stack.callback(host.close)
         host.firewall = "iptables" if self.port else "none"
@@ -209,13 +209,13 @@ class Stage:
         host.write("a.yaml", definition(self.count, "bridge"))
         if not host.reconcile().report["converged"]:
             raise RuntimeError(f"{self.count} containers do not stand")
-        program = runcnet
         if name == WITH_DAEMON:
             self._stack.enter_context(host.daemon())
-            program = str(CLIENT)
         ports = [f"{HOST_PORT}:80"] if self.port else []
         return self._stack.enter_context(
-            runtime(host, hook=[program, runcnet], options=host.options, ports=ports)
+            runtime(
+                host, hook=[programs.client, programs.runcnet], options=host.options, ports=ports
+            )
         )
 
 

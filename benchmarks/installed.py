@@ -5,15 +5,17 @@ an editable install, and what msgspec loads where tools for tests are there, tak
 takes to start.
 """
 
+import compileall
 import importlib.metadata
 import re
 import shutil
 import sys
 import venv
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.measure import HERE, OUT
-from tests.support.host import RUNCNET
+from tests.support.host import CLIENT, RUNCNET
 
 
 def needed(name: str, found: dict[str, importlib.metadata.Distribution]) -> None:
@@ -30,15 +32,22 @@ def needed(name: str, found: dict[str, importlib.metadata.Distribution]) -> None
         needed(match[0], found)
 
 
-def runcnet() -> str:
-    """The path of a `runcnet` in an environment of its own, made anew."""
-    place = OUT / "venv"
+class Programs(NamedTuple):
+    """The paths of both."""
+
+    runcnet: str
+    client: str
+
+
+def programs(place: Path = OUT / "venv") -> Programs:
+    """`runcnet` and `runcnet-hook` in an environment of their own, made anew in that folder."""
     shutil.rmtree(place, ignore_errors=True)
     venv.create(place, symlinks=True)
     site = place / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     found: dict[str, importlib.metadata.Distribution] = {}
     needed("runcnet", found)
-    (site / "reconciler").symlink_to(HERE.parent / "reconciler")
+    shutil.copytree(HERE.parent / "reconciler", site / "reconciler")
+    compileall.compile_dir(str(site / "reconciler"), quiet=1)
     for name in found.keys() - {"runcnet"}:
         for top in {file.parts[0] for file in found[name].files or () if file.parts[0] != ".."}:
             if not (site / top).exists() and top != "__pycache__":
@@ -47,4 +56,4 @@ def runcnet() -> str:
     _, _, body = Path(RUNCNET).read_text().partition("\n")
     script.write_text(f"#!{place}/bin/python3\n{body}")
     script.chmod(0o755)
-    return str(script)
+    return Programs(str(script), str(site / "reconciler" / CLIENT.name))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import installed
 from reconciler.core.attached import Attachment
 from reconciler.core.errors import ObjectError
 from reconciler.core.observed import Witness
@@ -170,6 +171,36 @@ def test_the_client_does_not_call_itself() -> None:
     assert done.returncode == 64 and b"args[0] is to be runcnet" in done.stderr
 
 
+def test_the_client_skips_the_search_for_packages_only_where_they_lie_beside_it(
+    bare: PrivateHost, tmp_path: Path
+) -> None:
+    """Without a daemon it runs the interpreter of `runcnet` at once, and else `runcnet` as it is."""
+    bare.write("n.yaml", NETWORKS)
+    bare.reconcile()
+    runcnet, client = installed.programs(tmp_path / "venv")
+    (tmp_path / "sitecustomize.py").write_text("import sys; print('searched', file=sys.stderr)")
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text(f'#!/bin/sh\nexec {runcnet} "$@"\n')
+    wrapper.chmod(0o755)
+
+    guest = Guest(bare, "one")
+
+    def said(program: str | Path, stage: str) -> str:
+        call = f'PYTHONPATH={tmp_path} exec -a "$0" {client} "$@"'
+        words = ["hook", stage, *bare.options, *(["--network", "n"] if stage != "poststop" else [])]
+        done = bare.run("bash", "-c", call, str(program), *words, stdin=guest.state())
+        return done.err
+
+    assert said(runcnet, "createRuntime") == ""
+    assert list(shown(bare)) == ["one"]
+    assert said(wrapper, "poststop") == "searched\n"
+    assert shown(bare) == {}
+    yaml = next((tmp_path / "venv").glob("lib/*/site-packages/yaml"))
+    yaml.rename(tmp_path / "yaml")
+    assert said(runcnet, "createRuntime") == "searched\n"
+    assert list(shown(bare)) == ["one"]
+
+
 def test_nothing_is_concluded_from_a_look_that_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +221,6 @@ def test_somebody_elses_namespace_in_motion_stops_nobody(monkeypatch: pytest.Mon
         witness = Witness(present=True, spaces={"a": cookie}, ends={}, bridges={})
         return observe._living(dumps, witness, ["a"])
 
-    assert look(cookie=2)
+    assert look(cookie=2) == {}
     with pytest.raises(ObjectError, match="EINTR"):
         look(cookie=9)
