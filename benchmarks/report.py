@@ -180,7 +180,7 @@ def hooks_table(groups: Groups) -> list[str]:
         head = [
             "",
             "`runcnet-hook`, the daemon serves",
-            "`runcnet hook`, without one",
+            "`runcnet-hook`, no daemon",
             hooks.PLUGINS,
         ]
         lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines]
