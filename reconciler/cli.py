@@ -20,6 +20,7 @@ def reconcile_main(argv: Sequence[str] | None = None) -> int:
 def reconcile_entry() -> NoReturn:
     """`runcnet-reconcile` as a program: what it holds is freed at once by the kernel, where Python
     would take thousands of containers apart piece by piece."""
+    gc.disable()  # a pass makes many objects, hardly one in a cycle, and ends
     _leave(reconcile_main())
 
 

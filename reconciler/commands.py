@@ -26,8 +26,7 @@ def one_pass(
     first: Callable[[Any], None] = lambda store: None,
 ) -> int:
     """One pass, or its plan; answers with the exit code. `first`: see `reconcile`."""
-    # A pass makes many objects, hardly one in a cycle, and ends: to look for cycles again and again
-    # costs a third of its time.
+    # To look for cycles again and again costs a third of a pass's time.
     gc.disable()
     from reconciler.once import reconcile
 
@@ -57,6 +56,7 @@ def show(options: argparse.Namespace, terminal: Any, report: Any) -> None:
 
 def serve(options: argparse.Namespace) -> int:
     """`runcnet-reconcile` without `--once`: stay, and keep the kernel as declared."""
+    gc.enable()
     from reconciler.core.meter import Meter, NoMetrics
     from reconciler.daemon import Daemon, Watchfulness
     from reconciler.host.service import Service

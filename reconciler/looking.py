@@ -5,8 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from reconciler.core.attached import Attachment
-from reconciler.core.desired import PING_GROUPS
-from reconciler.core.model import Spec
+from reconciler.core.model import PING_GROUPS, Spec
 from reconciler.core.observed import LOOPBACK, Observed
 from reconciler.host.ahead import Ahead
 from reconciler.host.fresh import Fresh

@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reconciler import __version__, bundles, commands, hook, listing, sandboxes
+from reconciler import __version__, commands
 from reconciler.options import Parser, common, period
 from reconciler.running import guarded, need_privileges
-from reconciler.sandboxes import FORM
 
 
 def reconcile(words: Sequence[str]) -> int:
@@ -40,6 +39,9 @@ def reconcile(words: Sequence[str]) -> int:
 
 def main(words: Sequence[str]) -> int:
     """`runcnet`, up to its exit code."""
+    # A pass, which comes in by the other door, begins to look before all is loaded.
+    from reconciler import bundles, hook, listing, sandboxes
+
     parser = Parser(prog="runcnet", description="Container networks for plain runc.")
     parser.add_argument("--version", action="version", version=f"runcnet {__version__}")
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -94,7 +96,7 @@ def main(words: Sequence[str]) -> int:
     bundles.options_for(command("bundle", bundles.run, text))
     add = command("add", sandboxes.run_add, "declare a container in a file of its own, and make it")
     add.add_argument("name", metavar="NAME")
-    add.add_argument("--network", action="append", default=[], metavar=FORM,
+    add.add_argument("--network", action="append", default=[], metavar=sandboxes.FORM,
                      help="an interface in that network; may be given several times")  # fmt: skip
     add.add_argument("--port", action="append", default=[], metavar="P",
                      help="a published port, as in 8080:80; may be given several times")  # fmt: skip

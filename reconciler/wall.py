@@ -16,7 +16,6 @@ from reconciler.core.plan import Plan
 from reconciler.core.policy import Lead, Policy, Publication, Sender, taken
 from reconciler.core.wanted import Desired, Member
 from reconciler.host import conntrack, firewall, rtnl
-from reconciler.host.listeners import listeners
 from reconciler.host.machine import boot_id
 from reconciler.host.store import Store
 
@@ -143,6 +142,8 @@ class Wall:
         self.notes += backend.warnings(self.policy)
         self.told = backend.told(self.policy)
         if self.policy.publications:
+            from reconciler.host.listeners import listeners
+
             self.notes += dict.fromkeys(taken(self.policy.publications, listeners()))
         if seen.differences:
             self.operation = ops.ReplaceFirewall(

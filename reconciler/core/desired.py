@@ -9,6 +9,7 @@ from reconciler.core.digests import blake2b
 from reconciler.core.leases import Key
 from reconciler.core.model import (
     BITS,
+    PING_GROUPS,
     PORT_HAIRPIN,
     PORT_ISOLATED,
     PORT_LOCKED,
@@ -35,8 +36,6 @@ from reconciler.core.wanted import (
     Routed,
 )
 
-PING_GROUPS = "net.ipv4.ping_group_range"
-"""Lets every group open ICMP datagram sockets: ping without CAP_NET_RAW (icmp(7))."""
 EVERY_GROUP = "0 2147483647"
 MTU_DEFAULT = 1500
 VERSION = 3

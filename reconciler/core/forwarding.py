@@ -1,16 +1,11 @@
 """The host's forwarding sysctls: set where a network needs them, never set back."""
 
 from reconciler.core import ops
-from reconciler.core.model import FORWARDING
+from reconciler.core.model import FORWARDING, NEIGHBOURS
 from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
 from reconciler.core.wanted import Desired
 
-NEIGHBOURS = tuple(
-    f"net/ipv{version}/neigh/default/gc_thresh{step}" for version in (4, 6) for step in (1, 2, 3)
-)
-"""How many neighbours the kernel keeps without a thought (1), gladly (2) and at most (3), over all
-namespaces together; only the initial namespace has the settings (arp(7))."""
 SHARE = {1: 1, 2: 4, 3: 8}
 """Neighbours for each interface: itself by its peers, its gateway, and a few of its fellows.
 Permanent entries do not count, but what members look up themselves does."""

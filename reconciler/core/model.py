@@ -16,6 +16,13 @@ PROTOCOL = 0x72
 """The protocol number on every address, route and rule that runcnet makes (rtnetlink(7))."""
 FORWARDING: dict[int, str] = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 """IP version → the host's sysctl; without the latter the kernel has no IPv6."""
+NEIGHBOURS = tuple(
+    f"net/ipv{version}/neigh/default/gc_thresh{step}" for version in (4, 6) for step in (1, 2, 3)
+)
+"""How many neighbours the kernel keeps without a thought (1), gladly (2) and at most (3), over all
+namespaces together; only the initial namespace has the settings (arp(7))."""
+PING_GROUPS = "net.ipv4.ping_group_range"
+"""Lets every group open ICMP datagram sockets: ping without CAP_NET_RAW (icmp(7))."""
 
 
 class Address(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):

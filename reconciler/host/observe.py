@@ -7,8 +7,7 @@ from functools import partial
 import msgspec
 
 from reconciler.core.attached import Attached, Attachment
-from reconciler.core.forwarding import NEIGHBOURS
-from reconciler.core.model import FORWARDING
+from reconciler.core.model import FORWARDING, NEIGHBOURS
 from reconciler.core.names import HOOK, EndpointAlias, parse_alias
 from reconciler.core.observed import FileState, Observed, Witness, observe_owned
 from reconciler.core.rows import Space

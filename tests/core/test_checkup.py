@@ -2,9 +2,9 @@
 
 from reconciler.core.checkup import Finding, findings, needs_of
 from reconciler.core.desired import desired_state
-from reconciler.core.forwarding import NEIGHBOURS, neighbour_sysctls
+from reconciler.core.forwarding import neighbour_sysctls
 from reconciler.core.leases import Book, assign
-from reconciler.core.model import Spec
+from reconciler.core.model import NEIGHBOURS, Spec
 from tests.core.documents import loaded
 from tests.core.simulated import Kernel
 
