@@ -7,7 +7,7 @@ from reconciler import trial
 from reconciler.attachment import Attachments
 from reconciler.books import digest_of, write_down
 from reconciler.core import ops
-from reconciler.core.desired import EVERY_GROUP, desired_state
+from reconciler.core.desired import EVERY_GROUP, resolved
 from reconciler.core.leases import Assignment, Book, Key, assign
 from reconciler.core.model import Address, Spec
 from reconciler.core.netplan import Options, Scene
@@ -22,6 +22,7 @@ from reconciler.host import netns, userns
 from reconciler.host.ahead import Ahead
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.creation import crowded
+from reconciler.host.derived import Derived
 from reconciler.host.fresh import Fresh
 from reconciler.host.machine import machine_id
 from reconciler.host.observe import Dumps, adopt, busy_in
@@ -82,6 +83,7 @@ class Pass(Looking):
         """Link numbers up to this one are known to be taken."""
         self.left: Plan | None = None  # what the look after the changes found of what was changed
         self._ahead = ahead
+        self._derived = Derived(settings.run_dir)
         self._fresh: Fresh | None = None
 
     # -- reading ----------------------------------------------------------------------------
@@ -199,6 +201,7 @@ class Pass(Looking):
             met = self.hooked.met.values()
             self._ahead = begun(self.settings, self.store, self.record, met)
         declared, spec = self.read_again()
+        self._derived.load(spec)
         return declared, spec, self.store.book()
 
     def read_again(self) -> tuple[Declared, Spec]:
@@ -221,8 +224,11 @@ class Pass(Looking):
 
     def desire(self, spec: Spec, addresses: Mapping[Key, Address], observed: Observed) -> Desired:
         """What the kernel is to hold."""
-        host, groups = observed.host, self.groups
-        return desired_state(spec, addresses, machine=self.machine, host=host, groups=groups)
+        machine, groups = self.machine, self.groups
+        networks = resolved(spec, machine=machine, host=observed.host)
+        return self._derived.members(
+            networks, spec, addresses, machine=machine, groups=groups, keep=self.changing
+        )
 
     def wall(self) -> Wall:
         """The firewall's part."""

@@ -53,6 +53,12 @@ def desired_state(
 ) -> Desired:
     """Resolve `spec`; `machine` is the text of /etc/machine-id, `host` the host's own dump, `groups`
     the first and the last group id that there are."""
+    networks = resolved(spec, machine=machine, host=host)
+    return with_members(networks, spec, addresses, machine=machine, groups=groups)
+
+
+def resolved(spec: Spec, *, machine: str, host: Space) -> Desired:
+    """The networks of `spec` alone; see `desired_state`."""
     problems: dict[str, str] = {}
     bridges: dict[str, Bridge] = {}
     routed: dict[str, Routed] = {}
@@ -80,7 +86,7 @@ def desired_state(
         among = network.type == "routed" and not network.isolate_members
         if among or not network.internal:
             forwarding.update(s.version for s in network.subnets)
-    whole = Desired(
+    return Desired(
         bridges=bridges,
         routed=routed,
         members={},
@@ -88,7 +94,6 @@ def desired_state(
         forwarding=tuple(sorted(forwarding)),
         problems=problems,
     )
-    return with_members(whole, spec, addresses, machine=machine, groups=groups)
 
 
 def with_members(
@@ -115,6 +120,19 @@ def with_members(
             except _NoAddressError as error:
                 problems[f"container/{container.name}"] = str(error)
     return msgspec.structs.replace(networks, members=members, problems=problems)
+
+
+def fingerprint(
+    networks: Desired,
+    spec: Spec,
+    addresses: Mapping[Key, Address],
+    *,
+    machine: str,
+    groups: str,
+) -> bytes:
+    """A digest of all that `with_members` goes by: where it is the same, so is what comes of it."""
+    inputs = (VERSION, machine, groups, networks, spec, list(addresses.items()))
+    return blake2b(msgspec.json.encode(inputs), digest_size=16).digest()
 
 
 class _NoAddressError(Exception):

@@ -124,11 +124,6 @@ class EndpointAlias(msgspec.Struct, frozen=True):
     interface: str
     hook: bool
 
-    @property
-    def of(self) -> tuple[str, str, str]:
-        """Network, container and interface."""
-        return self.network, self.container, self.interface
-
 
 def network_alias(network: str) -> str:
     """The mark on a bridge."""

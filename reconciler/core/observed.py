@@ -13,7 +13,7 @@ from types import MappingProxyType
 import msgspec
 
 from reconciler.core.model import FORWARDING, PROTOCOL, InterfaceAddress
-from reconciler.core.names import EndpointAlias, parse_alias
+from reconciler.core.names import EndpointAlias, endpoint_alias, parse_alias
 from reconciler.core.rows import Link, Space
 
 LOOPBACK = 1
@@ -238,20 +238,20 @@ def _ends(
     for link in host.links:
         if link.kind != "veth":
             continue
-        mark = parse_alias(link.alias) if link.alias else None
         noted = witness.ends.get(link.index)
+        mark: EndpointAlias | str | None
         if noted is not None:
             # An ifindex can come again: the mark or the pairing must bear the record out.
-            marked = isinstance(mark, EndpointAlias) and mark.of == noted
+            hook = link.alias == endpoint_alias(*noted, hook=True)
+            marked = hook or link.alias == endpoint_alias(*noted)
             pair = found.get(noted[1])
             if not marked and not (pair and pair[2].veth(link.peer, link.index)):
                 continue
-            hook = noted[1] in witness.hooked or (
-                marked and isinstance(mark, EndpointAlias) and mark.hook
-            )
-            mark = EndpointAlias(*noted, hook)
+            mark = EndpointAlias(*noted, hook or noted[1] in witness.hooked)
         elif witness.present:
             continue
+        else:
+            mark = parse_alias(link.alias) if link.alias else None
         if isinstance(mark, EndpointAlias):
             ends.setdefault(mark.container, []).append((mark, link))
             marks[mark] += 1
