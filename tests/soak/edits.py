@@ -299,7 +299,10 @@ class Editor:
         return f"{file} {way.__name__.strip('_')}"
 
     def _in_place(self, file: str, text: str) -> None:
-        (self.folder / file).write_text(text)
+        began = time.monotonic()
+        (self.folder / file).write_text(text)  # it is empty for a moment
+        if time.monotonic() - began > GUARDED_S:
+            self.excuse_all()
 
     def _renamed(self, file: str, text: str) -> None:
         new = self.folder / f".{file}.new"
@@ -340,14 +343,14 @@ class Editor:
         if what == "cut":
             # Within a line: a whole one less would be a valid file that declares less.
             start = text.index("{") + 1
-            path.write_text(text[: self.rng.randrange(start, text.index("}", start))])
+            self._in_place(file, text[: self.rng.randrange(start, text.index("}", start))])
         elif what == "tail":
-            path.write_text(text + "  - ][\n")
+            self._in_place(file, text + "  - ][\n")
         elif what == "open":
-            path.write_text(text)
+            self._in_place(file, text)
             path.chmod(0o666)
         elif what == "unknown":
-            path.write_text(text + "nonsense: 1\n")
+            self._in_place(file, text + "nonsense: 1\n")
         else:
             file = "zz-double.yaml"
             (self.folder / file).write_text(f"containers:\n  {ANCHOR}: {{mode: none}}\n")
