@@ -37,6 +37,9 @@ class Editor:
         self.excused = Excused()
         self.stray: set[str] = set()
         """Files that say what is wrong, or that are not to be there."""
+        self.received: set[str] = set()
+        """Files into which somebody has moved. As long as nobody may have read that, they stay right:
+        what a rejected file is known to have declared does not have him, and the other one neither."""
         self._begin()
 
     def _begin(self) -> None:
@@ -72,6 +75,7 @@ class Editor:
                 self._renamed(file, text)
             path.chmod(0o644)
         self.stray.clear()
+        self.received.clear()
 
     # -- edits ------------------------------------------------------------------------------------
 
@@ -285,6 +289,7 @@ class Editor:
         if old != new:
             self._strike(box.name)
             self.declared.files.setdefault(new, []).append(box.name)
+            self.received.add(new)
         return f"declare {box.name} in {new} instead of {old}"
 
     # -- ways of writing --------------------------------------------------------------------------
@@ -334,7 +339,8 @@ class Editor:
 
     def spoil(self) -> str:
         """A file that cannot be right; it is put right by its next edit, or at the quiet moment."""
-        file = self.rng.choice(sorted(self.declared.texts().keys() - {f"{ANCHOR}.yaml"}))
+        fit = self.declared.texts().keys() - self.received - {f"{ANCHOR}.yaml"}
+        file = self.rng.choice(sorted(fit))
         text = self.declared.text(file)
         what = self.rng.choice(["cut", "tail", "open", "double", "unknown"])
         path = self.folder / file
