@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -25,8 +26,8 @@ enum {
 
 static const char RUN_DIR[] = "/run/runcnet";
 static const char PASSED_ON[] = "RUNCNET_HOOK_PASSED_ON";
-/* What pip writes into the script `runcnet`, and the same without the search for packages: all of
- * them lie where this program does. */
+/* What pip writes into the script `runcnet`, and the same without the search for packages, for an
+ * environment in which all of them lie where this program does. */
 static const char SCRIPT[] = "from reconciler.cli import entry";
 static char START[] =
     "import sys; sys.path.append(sys.argv.pop(1)); from reconciler.cli import entry; entry()";
@@ -140,6 +141,14 @@ static int put_back(const char *state, size_t size)
     return done;
 }
 
+static int same(const char *one, const char *other)
+{
+    struct stat first, second;
+
+    return !stat(one, &first) && !stat(other, &second) && first.st_dev == second.st_dev &&
+           first.st_ino == second.st_ino;
+}
+
 /* The folder of packages in which this program lies, if all that it needs is there, too. */
 static int packages(char *path, size_t room)
 {
@@ -179,13 +188,42 @@ static int interpreter(const char *program, char *text, size_t room)
     return strpbrk(text, " \t\r") || strncmp(strrchr(text, '/'), "/python", 7) ? -1 : 0;
 }
 
+/* Whether the packages at `site` are those of the script `runcnet` and of its interpreter, as an
+ * environment has them: BIN/runcnet, BIN/python, BIN/pythonX.Y, BIN/../lib/pythonX.Y/site-packages.
+ */
+static int one_environment(const char *program, const char *python, const char *site)
+{
+    char text[3 * PATH_MAX], script[PATH_MAX], lib[PATH_MAX];
+
+    if (!realpath(program, script))
+        return 0;
+    *strrchr(script, '/') = 0;
+    snprintf(lib, sizeof lib, "%s", site);
+    char *end = strrchr(lib, '/');
+    if (!end)
+        return 0;
+    *end = 0; /* .../lib/pythonX.Y */
+    const char *version = strrchr(lib, '/');
+    if (!version)
+        return 0;
+    snprintf(text, sizeof text, "%s/../lib%s/site-packages", script, version);
+    if (!same(text, site))
+        return 0;
+    snprintf(text, sizeof text, "%s%s", script, version);
+    if (!same(text, python))
+        return 0;
+    snprintf(text, sizeof text, "%s%s", script, strrchr(python, '/'));
+    return same(text, python);
+}
+
 /* Run `runcnet` without what a new interpreter does first in general, where that is safe. */
 static void run_at_once(int argc, char **argv)
 {
     static char site[PATH_MAX], text[4096];
     char **words = calloc((size_t)argc + 6, sizeof *words);
 
-    if (!words || interpreter(argv[0], text, sizeof text) || packages(site, sizeof site)) {
+    if (!words || interpreter(argv[0], text, sizeof text) || packages(site, sizeof site) ||
+        !one_environment(argv[0], text + 2, site)) {
         free(words);
         return;
     }

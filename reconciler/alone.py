@@ -129,7 +129,7 @@ class Glimpse:
     def file(self, name: str) -> str:
         """The file of the netns dir at which a container was to be before."""
         old = self.before.get(name)
-        return old.netns if old is not None else ""
+        return old.netns if old is not None and old.mode in ("network", "none") else ""
 
     def holder(self, container: Container) -> str | None:
         """Somebody else who has what this one is declared to have."""

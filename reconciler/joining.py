@@ -81,7 +81,7 @@ class Joining:
             # Whose is whose is read back before a newcomer is among them.
             current = self._pass(None)
             _, spec, _ = current.read()
-            adopt(self._record, current.observe(spec))
+            adopt(self._record, current.observe(spec), netns_dir=self._settings.netns_dir)
         before = self._store.attachments([one.name]).get(one.name)
         try:
             try:

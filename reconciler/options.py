@@ -15,7 +15,7 @@ class Help(argparse.HelpFormatter):
 
     def __init__(self, prog: str) -> None:
         try:
-            width = int(os.environ.get("COLUMNS", "")) or os.get_terminal_size().columns
+            width = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size().columns
         except (ValueError, OSError):
             width = 80
         super().__init__(prog, width=max(width - 2, 20))

@@ -111,7 +111,7 @@ class Pass(Looking):
         seals = self.record.seals(self.names)
         observed = self.observe(spec)
         if not self.record.present and self.changing:
-            adopt(self.record, observed)
+            adopt(self.record, observed, netns_dir=settings.netns_dir)
         if self.hooked.settle(spec, observed, lambda: self.wall().published(observed.containers)):
             declared, spec = self.read_again()
         busy = busy_in(observed)
@@ -310,7 +310,7 @@ class Pass(Looking):
     def settle(self, prospect: Prospect) -> list[Outcome]:
         """Carry everything out, look again, and write down what is as wanted."""
         self.prune(prospect.spec, prospect.observed)
-        self.tidy(prospect.spec, prospect.observed)
+        self.tidy(prospect.declared.loaded.spec, prospect.observed)
         outcomes = self.carry_out(prospect)
         if outcomes and not self.stop():
             outcomes += self.verify(prospect, outcomes)
@@ -347,8 +347,9 @@ class Pass(Looking):
     def tidy(self, spec: Spec, observed: Observed) -> None:
         """Clear what an unmounted path has left."""
         if FileState.PLACEHOLDER in observed.files.values():
-            wanted = {container.netns for container in spec.containers.values()}
-            clear_points(self.record, self.settings.netns_dir, observed.files, wanted)
+            wanted = {c.netns for c in spec.containers.values() if c.mode in ("network", "none")}
+            files = {f: s for f, s in observed.files.items() if f not in wanted}
+            clear_points(self.record, self.settings.netns_dir, files)
 
     def keep_books(self, prospect: Prospect, old: Book) -> None:
         """Write leases and the content of good files; before the kernel is changed."""

@@ -7,6 +7,7 @@ from reconciler.core.report import Done
 from reconciler.host import dnsfiles, firewall, ipfile
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.observe import adopt, busy_in
+from reconciler.host.removal import clear_points
 from reconciler.once import opened
 from reconciler.prospect import Settings
 from reconciler.reconcile import Pass
@@ -34,7 +35,7 @@ def teardown(settings: Settings) -> list[Done]:
         one = Pass(settings, store=store, record=record, changing=True)
         observed = one.observe(_NOTHING)
         if not record.present:
-            adopt(one.record, observed)
+            adopt(one.record, observed, netns_dir=settings.netns_dir)
         busy = busy_in(observed)
         kernel = Kernel(netns_dir=settings.netns_dir, record=record, links=observed.host.links)
         removals = [
@@ -50,6 +51,7 @@ def teardown(settings: Settings) -> list[Done]:
             for seen in observed.containers.values()
         ]
         outcomes += kernel.remove(removals)
+        clear_points(record, settings.netns_dir, observed.files)
         outcomes += kernel.perform(
             [
                 ops.RemoveBridge(object=f"network/{network}", link=link.name, index=link.index)

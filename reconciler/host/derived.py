@@ -2,12 +2,14 @@
 derive it once more, and can be done while the kernel is looked at."""
 
 import contextlib
+import os
 from collections.abc import Mapping
 from functools import partial
 
 import msgspec
 
 from reconciler.core.desired import fingerprint, with_members
+from reconciler.core.digests import blake2b
 from reconciler.core.leases import Key
 from reconciler.core.model import Address, Spec
 from reconciler.core.wanted import Desired
@@ -31,9 +33,12 @@ class Derived:
         """Have ready what was kept, if there are many containers."""
         if len(spec.containers) < MANY:
             return
-        with contextlib.suppress(OSError, msgspec.DecodeError), folder(self._run_dir) as fd:
-            text, _ = read_at(fd, FILE, SIZE_LIMIT)
-            self._known = text[:DIGEST], msgspec.json.decode(text[DIGEST:], type=Desired)
+        with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
+            with folder(self._run_dir) as fd:
+                text, _ = read_at(fd, FILE, SIZE_LIMIT)
+            key, sum_, body = text[:DIGEST], text[DIGEST : 2 * DIGEST], text[2 * DIGEST :]
+            if _sum(body) == sum_:
+                self._known = key, msgspec.json.decode(body, type=Desired)
 
     def members(
         self,
@@ -55,6 +60,14 @@ class Derived:
         found = derive()
         self._known = key, found
         if keep:
+            body = msgspec.json.encode(found)
             with contextlib.suppress(OSError), folder(self._run_dir) as fd:
-                write_at(fd, FILE, key + msgspec.json.encode(found), 0o600)
+                for left in os.listdir(fd):
+                    if left.startswith(f".{FILE}."):  # who wrote it was killed
+                        os.unlink(left, dir_fd=fd)
+                write_at(fd, FILE, key + _sum(body) + body, 0o600)
         return found
+
+
+def _sum(body: bytes | memoryview) -> bytes:
+    return blake2b(body, digest_size=DIGEST).digest()

@@ -28,7 +28,8 @@ def read(
 ) -> tuple[dict[str, FileState], dict[str, Space]]:
     """Every file of `directory` (or `only` these) with its state, and a dump of each namespace.
 
-    `known`: what has been looked at a moment ago; `key`: the secret of the dumps' digests.
+    `known`: what has been looked at a moment ago; `key`: the secret of the dumps' digests. A dump that is
+    torn (`torn`) is among them: whose namespace that is, who knows more must say.
     """
     if only is not None:
         # Not by a list of the folder, which may hold thousands.
@@ -45,7 +46,7 @@ def read(
     spaces |= {n: known[n] for n in names if n in known}
     states = {}
     for name, space in spaces.items():
-        if space.error == 0:
+        if space.error == 0 or torn(space):
             states[name] = FileState.NAMESPACE
         else:
             check(f"{directory}/{name}", space)
@@ -53,6 +54,11 @@ def read(
             if state is not None:
                 states[name] = state
     return states, {name: spaces[name] for name, s in states.items() if s is FileState.NAMESPACE}
+
+
+def torn(space: Space) -> bool:
+    """Whether it was entered, and things changed in it as often as it was looked at."""
+    return space.error == errno.EINTR and space.cookie != 0
 
 
 def check(path: str, space: Space) -> None:

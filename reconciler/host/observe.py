@@ -1,6 +1,5 @@
 """Dumps → Observed: what stands on the host and in every namespace of the netns dir."""
 
-import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 
@@ -38,7 +37,7 @@ def read_witness(
     )
 
 
-def adopt(record: Record, observed: Observed) -> None:
+def adopt(record: Record, observed: Observed, *, netns_dir: str) -> None:
     """Begin a lost record anew with what the marks on the objects say."""
     containers = observed.containers.values()
     record.adopt(
@@ -51,6 +50,7 @@ def adopt(record: Record, observed: Observed) -> None:
         {network: link.index for network, link in observed.bridges.items()},
     )
     record.note_gateways({str(a): n for a, n in observed.gateways.items()})
+    record.note_points(f"{netns_dir}/{seen.netns}" for seen in containers if seen.netns)
 
 
 class Dumps(msgspec.Struct, frozen=True):
@@ -125,25 +125,29 @@ def observe(
             link.name for link in host.links if link.index != 1 and not parse_alias(link.alias)
         ]
         values |= rtnl.host_sysctls([f"net/ipv6/conf/{name}/accept_ra" for name in heard])
+    spaces = _whole(dumps.spaces, f"{netns_dir}/", host, witness)
+    dumps = msgspec.structs.replace(dumps, spaces=spaces)
     living = _living(dumps, witness, expected)
-    bound = {f"{netns_dir}/{name}": space for name, space in dumps.spaces.items()}
     return observe_owned(
         host=host,
         netns_dir=netns_dir,
         files=dumps.files,
-        spaces=dumps.spaces,
+        spaces=spaces,
         living=living,
         witness=witness,
         sysctls=values,
         space_sysctls=dumps.sysctls,
-        nsids={} if witness.present else _nsids({**bound, **living}),
+        nsids={} if witness.present else _nsids(netns_dir, spaces, living),
     )
 
 
-def _nsids(spaces: Mapping[str, Space]) -> dict[int, int]:
-    """Cookie → the id that the namespace at that path has on the host, where it has one."""
-    known = {path: rtnl.nsid(path) for path, space in spaces.items() if not space.error}
-    return {spaces[path].cookie: nsid for path, nsid in known.items() if nsid >= 0}
+def _nsids(
+    netns_dir: str, spaces: Mapping[str, Space], living: Mapping[str, Space]
+) -> dict[int, int]:
+    """Cookie → the id that the namespace has on the host, where it has one."""
+    at = {**{f"{netns_dir}/{file}": space for file, space in spaces.items()}, **living}
+    known = {path: rtnl.nsid(path) for path, space in at.items() if not space.error}
+    return {at[path].cookie: nsid for path, nsid in known.items() if nsid >= 0}
 
 
 def _living(dumps: Dumps, witness: Witness, expected: Iterable[str]) -> dict[str, Space]:
@@ -165,19 +169,31 @@ def _living(dumps: Dumps, witness: Witness, expected: Iterable[str]) -> dict[str
     known.add(host.inode)
     paths = [path for inode, path in procs.namespaces().items() if inode not in known]
     found = dict(zip(paths, rtnl.scan(paths, sysctls=dumps.sysctls, key=dumps.key), strict=True))
+    return attached | _whole(found, "", host, witness)
+
+
+def _whole(
+    spaces: dict[str, Space], folder: str, host: Space, witness: Witness
+) -> dict[str, Space]:
+    """Those that could be read; each is found at `folder` and its name.
+
+    A namespace of somebody else's in which things change without end is no matter of ours. Raises
+    ObjectError for one that is ours, or may be: what is ours is on record, or has a veth pair whose
+    host end has our mark, and shows the id of its namespace.
+    """
+    failed = {folder + name: space for name, space in spaces.items() if space.error}
+    if not failed:
+        return spaces
     wanted = set(witness.spaces.values())
-    reached = {link.peer_nsid for link in host.links if link.peer_nsid >= 0}
-    for path, space in found.items():
-        # A namespace of somebody else's where links come and go without end is no matter of ours. What
-        # is ours has a veth pair whose host end shows the id of its namespace.
-        if (
-            not space.cookie
-            or space.cookie in wanted
-            or not (witness.present or space.error == errno.EINTR)
-            or rtnl.nsid(path) in reached
-        ):
+    reached = {
+        link.peer_nsid
+        for link in host.links
+        if link.peer_nsid >= 0 and (link.index in witness.ends or parse_alias(link.alias))
+    }
+    for path, space in failed.items():
+        if not netns.torn(space) or space.cookie in wanted or rtnl.nsid(path) in reached:
             netns.check(path, space)
-    return attached | {path: space for path, space in found.items() if not space.error}
+    return {name: space for name, space in spaces.items() if not space.error}
 
 
 def _unknown(alias: str, witness: Witness) -> bool:

@@ -3,7 +3,7 @@
 import errno
 import os
 import time
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -30,16 +30,13 @@ class Outcome(msgspec.Struct, frozen=True):
     error: str | None
 
 
-def clear_points(
-    record: Record, netns_dir: str, files: Mapping[str, FileState], wanted: Container[str]
-) -> None:
+def clear_points(record: Record, netns_dir: str, files: Mapping[str, FileState]) -> None:
     """Take away mount points that were made here, where nothing is mounted and nothing is to be: somebody
-    unmounted them before their container went. `files`, `wanted`: of the netns dir."""
+    unmounted them before their container went. `files`: of the netns dir, those that nobody is to have."""
     gone = [
         path
         for path in record.points()
-        if (name := path.removeprefix(f"{netns_dir}/")) not in wanted
-        and files.get(name) is FileState.PLACEHOLDER
+        if files.get(path.removeprefix(f"{netns_dir}/")) is FileState.PLACEHOLDER
     ]
     for path in gone:
         netns.clear(path)

@@ -1,5 +1,8 @@
 """The command line of a hook, which is read without argparse where it is a plain one."""
 
+import os
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,3 +75,12 @@ def test_what_a_bundle_is_wired_with_is_plain() -> None:
         assert plain(words) == called(PARSER.parse_args(words))
     for words in ([], ["--help"], ["createRuntime", "--net", "n0"], ["start"]):
         assert plain(words) is None
+
+
+def test_help_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda: os.terminal_size((150, 40)))
+    widest = [len(line) for line in PARSER.format_help().splitlines()]
+    assert 110 < max(widest) <= 148
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(len(line) for line in PARSER.format_help().splitlines()) < 80

@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.support.host import PrivateHost, wait_for
 
 FILE = """
@@ -36,13 +38,20 @@ def forget(host: PrivateHost) -> None:
     host.sh(f"rm -r {host.state} /run/runcnet/*")
 
 
+@pytest.mark.parametrize("where", ["process", "file"])
 def test_the_busy_namespace_of_another_is_no_matter_of_ours(
-    host: PrivateHost, tmp_path: Path
+    host: PrivateHost, tmp_path: Path, where: str
 ) -> None:
-    """Nothing is known yet, so that the namespaces of all processes are looked at."""
+    """Nothing is known yet, or a path is missing, so that the namespaces of all processes are looked at;
+    that one has a veth pair to the host, and a file in the netns dir or none."""
     host.write("n.yaml", FILE)
-    with churned(host, tmp_path, "unshare", "--net"):
-        for _ in range(3):
+    host.sh("ip netns add foreign; ip link add their0 type veth peer name eth0 netns foreign")
+    with churned(host, tmp_path, "ip", "netns", "exec", "foreign"):
+        if where == "process":
+            host.sh("umount /run/netns/foreign; rm /run/netns/foreign")
+        for _ in range(2):
+            host.reconcile()
+            host.sh("umount /run/netns/web; rm /run/netns/web")
             host.reconcile()
             host.sh("umount /run/netns/web; rm /run/netns/web")
             forget(host)

@@ -76,7 +76,9 @@ def test_what_was_kept_is_what_would_be_derived(
             again.members(*inputs, **{**EVERYONE, **change}, keep=True)
 
 
-@pytest.mark.parametrize("damage", ["cut", "junk", "empty", "folder", "link"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "junk", "no text", "another MTU", "empty", "folder", "link"]
+)
 def test_a_damaged_file_is_passed_over(inputs: tuple, tmp_path: Path, damage: str) -> None:  # type: ignore[type-arg]
     _, spec, _ = inputs
     expected = Derived(str(tmp_path)).members(*inputs, **EVERYONE, keep=True)
@@ -89,9 +91,15 @@ def test_a_damaged_file_is_passed_over(inputs: tuple, tmp_path: Path, damage: st
         (tmp_path / "elsewhere").write_bytes(text)
         file.symlink_to("elsewhere")
     else:
-        file.write_bytes(
-            {"cut": text[: len(text) // 2], "junk": text[:16] + b"junk", "empty": b""}[damage]
-        )
+        damaged = {
+            "cut": text[: len(text) // 2],
+            "junk": text[:32] + b"junk",
+            "no text": text.replace(b'"netns":"w-0"', b'"netns":"w-\xff"'),
+            "another MTU": text.replace(b'"mtu":1500', b'"mtu":1499'),
+            "empty": b"",
+        }
+        assert damaged[damage] != text
+        file.write_bytes(damaged[damage])
     again = Derived(str(tmp_path))
     again.load(spec)
     assert again._known is None

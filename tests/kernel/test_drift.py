@@ -335,6 +335,22 @@ def test_the_mount_point_of_an_unmounted_path_goes_with_its_container(
     assert bare.reconcile().changes == []
 
 
+def test_mount_points_go_with_all_that_is_owned(bare: PrivateHost) -> None:
+    """By teardown, where a container has no namespace any more, and when the record was lost."""
+    text = "networks: {n: {subnets: 10.1.0.0/24}}\ncontainers: {a: {interfaces: n}, b: {interfaces: n}}\n"
+    path = bare.write("a.yaml", text)
+    bare.reconcile()
+    bare.sh("rm /run/runcnet/record.db*")
+    bare.reconcile()
+    bare.sh("umount -l /run/netns/a")
+    bare.write(path.name, text.replace("a: {interfaces: n}", "a: {mode: host}"))
+    bare.reconcile()
+    assert "a" not in bare.sh("ls /run/netns").out.split()
+    bare.sh("umount -l /run/netns/b")
+    bare.runcnet("teardown", "--yes")
+    assert "b" not in bare.sh("ls /run/netns").out.split()
+
+
 @pytest.mark.parametrize("served", [False, True], ids=["once", "daemon"])
 def test_an_inner_end_on_the_host_is_not_in_the_way_of_a_new_one(
     bare: PrivateHost, *, served: bool

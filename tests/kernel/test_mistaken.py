@@ -191,10 +191,16 @@ def test_the_client_skips_the_search_for_packages_only_where_they_lie_beside_it(
         done = bare.run("bash", "-c", call, str(program), *words, stdin=guest.state())
         return done.err
 
-    assert said(runcnet, "createRuntime") == ""
-    assert list(shown(bare)) == ["one"]
-    assert said(wrapper, "poststop") == "searched\n"
-    assert shown(bare) == {}
+    link = tmp_path / "link"
+    link.symlink_to(runcnet)
+    elsewhere = installed.programs(tmp_path / "elsewhere")
+    assert said(link, "createRuntime") == ""
+    for program in (runcnet, wrapper, elsewhere.runcnet):
+        assert list(shown(bare)) == ["one"]
+        assert said(program, "poststop") == ("" if program == runcnet else "searched\n")
+        assert shown(bare) == {}
+        assert said(runcnet, "createRuntime") == ""
+    said(runcnet, "poststop")
     yaml = next((tmp_path / "venv").glob("lib/*/site-packages/yaml"))
     yaml.rename(tmp_path / "yaml")
     assert said(runcnet, "createRuntime") == "searched\n"

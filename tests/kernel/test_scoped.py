@@ -54,6 +54,15 @@ def test_small_passes_do_what_a_look_at_everything_would(either: PrivateHost) ->
     settled(either)
 
 
+def test_who_has_no_namespace_of_his_own_goes_by_a_small_pass(bare: PrivateHost) -> None:
+    bare.write("10.yaml", NETS)
+    bare.reconcile()
+    call(bare, "add", "s1", "--network", "red")
+    call(bare, "add", "plain", "--mode", "host")
+    small(bare, "rm", "plain")
+    settled(bare)
+
+
 def test_addresses_are_handed_out_in_the_same_order(bare: PrivateHost) -> None:
     bare.write(
         "10.yaml",
