@@ -50,8 +50,9 @@ END = {
     "a route too many": Blow("ip route add 10.200.{number}.9/32 dev {end} proto 0x72"),
     "an address on the host end": Blow("ip addr add 10.201.{number}.1/32 dev {end}"),
     "another link in its place": Blow(
-        "ip link del {end} && ip link add {end} type bridge",
-        "ip link show {end} | grep -q 'alias runcnet:' || ip link del {end}",
+        # By that name it is found again, whatever it is called meanwhile.
+        "ip link del {end} && ip link add {end} type bridge && ip link property add dev {end} altname their-{end}",
+        "ip link del their-{end}",
         strips=True,
     ),
     "inner end down": Blow("ip -n {netns} link set {inner} down", strips=True),
@@ -112,8 +113,8 @@ NETWORK = {
     "bridge's alias": Blow("ip link set {link} alias x", unmarks=True),
     "bridge's neighbours": Blow("ip neigh flush dev {link} nud permanent"),
     "another link in the bridge's place": Blow(
-        "ip link del {link} && ip link add {link} type bridge",
-        "ip link show {link} | grep -q 'alias runcnet:' || ip link del {link}",
+        "ip link del {link} && ip link add {link} type bridge && ip link property add dev {link} altname their-{link}",
+        "ip link del their-{link}",
     ),
     "gateway": Blow("ip addr del {gateway}/32 dev lo; ip addr del {gateway}/16 dev {link}"),
 }
