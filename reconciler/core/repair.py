@@ -28,6 +28,9 @@ from reconciler.core.rows import (
 )
 from reconciler.core.wanted import Bridge, Endpoint, Member
 
+UNKNOWN = ":"
+"""In place of the name of a link that was not looked at; no link has it."""
+
 
 def bridge_repairs(bridge: Bridge, link: Link, view: HostView, *, used: bool) -> list[Group]:
     """What differs on a bridge of ours; `used`: containers run behind it."""
@@ -247,7 +250,8 @@ def _endpoint_repairs(
     assert inner is not None  # _match hands out whole pairs only
     outer = end.host
     owner, netns = member.object, member.netns
-    master = view.names.get(outer.master, "")
+    # A small pass knows the bridges of its networks alone.
+    master = view.names.get(outer.master, UNKNOWN) if outer.master else ""
     renamed_host = outer.name != endpoint.host_name
     renamed = inner.name != endpoint.name
     stays = master == endpoint.bridge

@@ -335,6 +335,20 @@ def test_the_mount_point_of_an_unmounted_path_goes_with_its_container(
     assert bare.reconcile().changes == []
 
 
+def test_a_routed_host_end_leaves_a_bridge_that_a_small_pass_does_not_look_at(
+    bare: PrivateHost,
+) -> None:
+    text = "networks: {far: {type: routed, subnets: 10.1.0.0/24}, red: {subnets: 10.2.0.0/24}}\n"
+    bare.write("n.yaml", text)
+    bare.write("a.yaml", "containers: {a: {interfaces: far}, b: {interfaces: red}}\n")
+    with bare.daemon("--resync", "3600"):
+        wait_for(lambda: bare.run("ip", "netns", "exec", "b", "true", check=False).code == 0)
+        wait_for(lambda: bare.ping("a", "10.1.0.1"))
+        bare.sh(f"ip link set {bare.host_end('a', 'eth0')['ifname']} master red")
+        wait_for(lambda: "master" not in bare.host_end("a", "eth0"))
+    assert bare.reconcile().changes == []
+
+
 def test_mount_points_go_with_all_that_is_owned(bare: PrivateHost) -> None:
     """By teardown, where a container has no namespace any more, and when the record was lost."""
     text = "networks: {n: {subnets: 10.1.0.0/24}}\ncontainers: {a: {interfaces: n}, b: {interfaces: n}}\n"
