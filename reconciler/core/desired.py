@@ -38,7 +38,7 @@ from reconciler.core.wanted import (
 
 EVERY_GROUP = "0 2147483647"
 MTU_DEFAULT = 1500
-VERSION = 3
+VERSION = 4
 """Of what is made from a declaration, and of what counts as a difference: to be raised with either,
 for what an older one found to be right is not looked at again."""
 
