@@ -7,7 +7,7 @@ from reconciler import trial
 from reconciler.attachment import Attachments
 from reconciler.books import digest_of, write_down
 from reconciler.core import ops
-from reconciler.core.desired import EVERY_GROUP, resolved
+from reconciler.core.desired import EVERY_GROUP, resolved, with_members
 from reconciler.core.leases import Assignment, Book, Key, assign
 from reconciler.core.model import Address, Spec
 from reconciler.core.netplan import Options, Scene
@@ -83,7 +83,8 @@ class Pass(Looking):
         """Link numbers up to this one are known to be taken."""
         self.left: Plan | None = None  # what the look after the changes found of what was changed
         self._ahead = ahead
-        self._derived = Derived(settings.run_dir)
+        # Who stays looks at everything now and then, and would hold it twice meanwhile.
+        self._derived = None if self.listening else Derived(settings.run_dir)
         self._fresh: Fresh | None = None
 
     # -- reading ----------------------------------------------------------------------------
@@ -201,7 +202,8 @@ class Pass(Looking):
             met = self.hooked.met.values()
             self._ahead = begun(self.settings, self.store, self.record, met)
         declared, spec = self.read_again()
-        self._derived.load(spec)
+        if self._derived is not None:
+            self._derived.load(spec)
         return declared, spec, self.store.book()
 
     def read_again(self) -> tuple[Declared, Spec]:
@@ -226,6 +228,8 @@ class Pass(Looking):
         """What the kernel is to hold."""
         machine, groups = self.machine, self.groups
         networks = resolved(spec, machine=machine, host=observed.host)
+        if self._derived is None:
+            return with_members(networks, spec, addresses, machine=machine, groups=groups)
         return self._derived.members(
             networks, spec, addresses, machine=machine, groups=groups, keep=self.changing
         )

@@ -19,7 +19,7 @@ for i in $(seq 4000); do echo addr add 10.8.0.1/32 dev lo; echo addr del 10.8.0.
 : >ready
 while [ ! -e enough ]; do ip -force -batch batch; done
 : >over
-sleep infinity
+exec sleep infinity
 """
 
 
