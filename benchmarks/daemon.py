@@ -15,10 +15,9 @@ from tests.support.host import PrivateHost, RunningDaemon
 
 BARE = 10
 IDLE_S = 300.0
-"""A look at everything falls into it: there is one in some 200 s."""
+"""A whole pass, of which there is one in some 200 s, and several checks fall into it."""
 LOOKS = 8
 """Whole passes after which what a daemon holds of freed memory has come to its level."""
-"""A whole pass and several checks fall into it."""
 EVENTS = 20_000
 STEPS = 10
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
