@@ -69,5 +69,5 @@ class Derived:
         return found
 
 
-def _sum(body: bytes | memoryview) -> bytes:
+def _sum(body: bytes) -> bytes:
     return blake2b(body, digest_size=DIGEST).digest()

@@ -65,7 +65,11 @@ def check(path: str, space: Space) -> None:
     """Raise ObjectError where a dump failed for want of something: it may well be a namespace, and
     nothing may be concluded from that."""
     if space.error in (errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-        raise ObjectError("host", f"look into {path}", os.strerror(space.error), errno=space.error)
+        remedy = "links or addresses change in it all the time: run it again when that is over"
+        raise ObjectError(
+            "host", f"look into {path}", os.strerror(space.error),
+            remedy if torn(space) else "", errno=space.error,
+        )  # fmt: skip
 
 
 def _plain(path: str) -> FileState | None:
