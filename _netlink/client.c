@@ -30,7 +30,7 @@ static const char PASSED_ON[] = "RUNCNET_HOOK_PASSED_ON";
  * environment in which all of them lie where this program does. */
 static const char SCRIPT[] = "from reconciler.cli import entry";
 static char START[] =
-    "import sys; sys.path.append(sys.argv.pop(1)); from reconciler.cli import entry; entry()";
+    "import sys; sys.path.append(sys.argv.pop(1)); from reconciler.bytecode import entry; entry()";
 static const char *const NEEDED[] = {"reconciler/cli.py", "msgspec", "cffi", "yaml", "iptc",
                                      "watchdog"};
 

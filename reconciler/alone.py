@@ -5,7 +5,7 @@ import _socket as socket
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,23 +16,24 @@ from reconciler.core.errors import FirewallError
 from reconciler.core.known import claims_of, fits
 from reconciler.core.leases import Assignment, Book, Key, assign, is_usable
 from reconciler.core.memory import Grown, Memory
-from reconciler.core.model import FORWARDING, Address, Container, Network, Range, Spec
+from reconciler.core.model import FORWARDING, Address, Container, Loaded, Network, Range, Spec
 from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
 from reconciler.core.policy import Publication, Sender
-from reconciler.core.resolver import Hosts
-from reconciler.core.spec import Loaded
 from reconciler.core.tree import Tree
 from reconciler.core.wanted import Desired, Member
+from reconciler.declared import Declared
 from reconciler.host.apply import SPARE, Outcome
 from reconciler.host.index import Index, Known
 from reconciler.host.record import Record
 from reconciler.host.store import Store
-from reconciler.load import Declared
 from reconciler.localnet import Localnet
 from reconciler.part import Part, Widen
 from reconciler.prospect import Prospect, Settings
 from reconciler.wall import senders
+
+if TYPE_CHECKING:
+    from reconciler.core.resolver import Hosts
 
 BOTH = frozenset(FORWARDING)
 
@@ -225,12 +226,14 @@ class Glimpse:
                 if not count:
                     return
 
-    def hosts(self, addresses: Mapping[Key, Address]) -> Callable[[], Hosts]:
+    def hosts(self, addresses: Mapping[Key, Address]) -> "Callable[[], Hosts]":
         """See `World`."""
         return lambda: self._hosts(self.declared.loaded.spec.containers, addresses)
 
-    def _hosts(self, whose: Mapping[str, Container], addresses: Mapping[Key, Address]) -> Hosts:
+    def _hosts(self, whose: Mapping[str, Container], addresses: Mapping[Key, Address]) -> "Hosts":
         """Of all that is in the networks of these containers."""
+        from reconciler.core.resolver import Hosts
+
         near = {i.network for c in whose.values() for i in c.interfaces}
         names = {name for network in near for name, _ in self._index.members(network)}
         now = self.declared.loaded.spec.containers

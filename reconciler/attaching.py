@@ -7,11 +7,11 @@ import msgspec
 
 from reconciler.core.attached import Attachment
 from reconciler.core.errors import RuncnetError
+from reconciler.core.model import Loaded
 from reconciler.core.observed import INTENT
 from reconciler.core.report import Report
 from reconciler.core.request import Request
 from reconciler.core.schema import unknown
-from reconciler.core.spec import Loaded
 from reconciler.host import netns, procs, rtnl
 from reconciler.host.machine import boot_id
 from reconciler.host.record import Record
@@ -28,7 +28,7 @@ def attachment_of(request: Request) -> Attachment:
         raise RuncnetError(
             f"{name}: there is no process {pid} (the state's pid is the container's)"
         )
-    space, first = rtnl.scan([path, "/proc/1/ns/net"])
+    space, first = rtnl.owners([path, "/proc/1/ns/net"])
     if space.error:
         why = os.strerror(space.error)
         raise RuncnetError(f"{name}: the namespace of process {pid} cannot be entered: {why}")
@@ -80,7 +80,7 @@ def holder(one: Attachment, store: Store, record: Record, netns_dir: str) -> str
     if cookie in (INTENT, one.cookie) or store.attachments([one.name]):
         return ""
     places = [f"{netns_dir}/{file}" for file in netns.read(netns_dir, ())[1]]
-    for space in rtnl.scan([*places, *procs.namespaces().values()]):
+    for space in rtnl.owners([*places, *procs.namespaces().values()]):
         if not space.error and space.cookie == cookie:
             return f"another container of that name stands (see `runcnet status {one.name}`)"
     return ""

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 from reconciler.core import ops
 from reconciler.core.model import Container, Spec
 from reconciler.core.ops import Operation
-from reconciler.core.resolver import Hosts, resolv_conf
-from reconciler.host import dnsfiles
 from reconciler.host.apply import Outcome
 
 if TYPE_CHECKING:  # most runs wire no bundle, and a hook none
+    from reconciler.core.resolver import Hosts
     from reconciler.host.bundle import Wiring
 
 
@@ -26,7 +25,7 @@ class Attachments:
         self._files: dict[str, dict[str, bytes]] = {}
 
     def look(
-        self, spec: Spec, hosts_of: Callable[[], Hosts], *, only: frozenset[str] | None
+        self, spec: Spec, hosts_of: "Callable[[], Hosts]", *, only: frozenset[str] | None
     ) -> None:
         """Compare all (or `only` these objects) and note what is to be done."""
         hosts: Hosts | None = None
@@ -39,6 +38,9 @@ class Attachments:
             places: dict[str, str] = {}
             dns = serving.dns
             if dns is not None and serving.mode in ("network", "none"):
+                from reconciler.core.resolver import resolv_conf
+                from reconciler.host import dnsfiles
+
                 if dns.host and host_text is None:
                     host_text = dnsfiles.host_resolv_conf()
                 hosts = hosts or hosts_of()
@@ -80,6 +82,8 @@ class Attachments:
         """Write what `look` has noted."""
         for op in operations:
             if isinstance(op, ops.WriteDns):
+                from reconciler.host import dnsfiles
+
                 name = op.object.partition("/")[2]
                 yield Outcome(op, dnsfiles.write(self.run_dir, name, self._files[name]))
             else:
@@ -89,13 +93,17 @@ class Attachments:
 
     def sweep(self, kept: Iterable[str]) -> None:
         """Take away the dns files of containers that are gone."""
+        from reconciler.host import dnsfiles
+
         for name in dnsfiles.standing(self.run_dir) - set(kept):
             dnsfiles.remove(self.run_dir, name)
 
 
-def renew_hosts(run_dir: str, hosts: Hosts, readers: Iterable[Container]) -> None:
+def renew_hosts(run_dir: str, hosts: "Hosts", readers: Iterable[Container]) -> None:
     """Bring the hosts files of these containers up to date: a fellow has come or gone, or has another
     address."""
+    from reconciler.host import dnsfiles
+
     for container in readers:
         if container.dns is not None and container.mode in ("network", "none"):
             dnsfiles.renew_hosts(run_dir, container.name, hosts.text(container, container.dns))

@@ -8,10 +8,10 @@ import msgspec
 from reconciler.core.digests import blake2b
 from reconciler.core.memory import Memory, Young
 from reconciler.core.wanted import Desired, frame
+from reconciler.declared import Declared
 from reconciler.host import rtnl
 from reconciler.host.record import Record
 from reconciler.host.store import Store
-from reconciler.load import Declared
 from reconciler.prospect import Settings
 
 

@@ -21,17 +21,18 @@ def reconcile_entry() -> NoReturn:
     """`runcnet-reconcile` as a program: what it holds is freed at once by the kernel, where Python
     would take thousands of containers apart piece by piece."""
     gc.disable()  # a pass makes many objects, hardly one in a cycle, and ends
-    _leave(reconcile_main())
+    leave(reconcile_main())
 
 
 def entry() -> NoReturn:
     """`runcnet` as a program, ended in the same way."""
     if sys.argv[1:2] == ["hook"]:
         gc.disable()  # it lives for a moment, and what is loaded in it stays to the end
-    _leave(main())
+    leave(main())
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
+    """End the process."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

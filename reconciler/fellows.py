@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from reconciler.attachment import renew_hosts
 from reconciler.core.resolver import Hosts
-from reconciler.load import Declared
+from reconciler.declared import Declared
 from reconciler.world import World
 
 FELLOWS_S = 0.2

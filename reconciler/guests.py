@@ -16,8 +16,8 @@ from reconciler.attaching import (
 from reconciler.core.agenda import ALL
 from reconciler.core.attached import Attachment
 from reconciler.core.errors import LockedError, RuncnetError
+from reconciler.core.model import Loaded
 from reconciler.core.request import ATTACHING, Request
-from reconciler.core.spec import Loaded
 from reconciler.hook import asked, called, options_for, plain
 from reconciler.host import ipfile, lock
 from reconciler.keeper import Keeper

@@ -9,7 +9,7 @@ from reconciler.core.leases import Book
 from reconciler.core.model import Address, Spec
 from reconciler.core.observed import Observed
 from reconciler.core.policy import Lead
-from reconciler.host import dnsfiles, ipfile, procs
+from reconciler.host import procs
 from reconciler.host.machine import boot_id
 from reconciler.host.store import Store
 
@@ -43,6 +43,10 @@ class Hooked:
 
     def clear(self, run_dir: str) -> None:
         """Take away the files that were written for those that went."""
+        if not self.gone:
+            return
+        from reconciler.host import dnsfiles, ipfile
+
         for name, one in self.gone.items():
             dnsfiles.remove(run_dir, name)
             if one is not None and one.ip_file:

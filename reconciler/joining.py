@@ -23,16 +23,14 @@ from reconciler.core.attached import Attachment
 from reconciler.core.errors import ObjectError, RuncnetError
 from reconciler.core.report import MOTION, Report
 from reconciler.core.request import Request
-from reconciler.host import ipfile
 from reconciler.host.index import Index, settled_stamps, stamps
 from reconciler.host.observe import adopt
 from reconciler.host.removal import Outcome
-from reconciler.load import Shelf
+from reconciler.indexed import consulted, key_of, learn
 from reconciler.once import done, opened, report_of
 from reconciler.part import Widen
 from reconciler.prospect import Prospect, Settings
 from reconciler.reconcile import Pass
-from reconciler.scoped import consulted, key_of, learn
 from reconciler.troubles import note_troubles
 
 
@@ -58,7 +56,7 @@ class Joining:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._opened = opened(settings, change=True)
+        self._opened = opened(settings, change=True, leaving=True)
 
     def __enter__(self) -> "Joining":
         self._store, self._record = self._opened.__enter__()
@@ -70,8 +68,6 @@ class Joining:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if self._index is not None:
-            self._index.close()
         self._opened.__exit__(*raised)  # type: ignore[arg-type]
 
     def attach(self, one: Attachment) -> None:
@@ -89,6 +85,8 @@ class Joining:
             except Widen:
                 address = self._whole(one)
             if one.ip_file:
+                from reconciler.host import ipfile
+
                 ipfile.write(one.ip_file, address)
         except BaseException as error:
             # Who was refused is in no book; what was there before stays then.
@@ -152,6 +150,8 @@ class Joining:
 
     def _whole(self, one: Attachment) -> str:
         """Answers with the first address."""
+        from reconciler.load import Shelf
+
         started = time.monotonic()
         store = self._store
         found = stamps(self._settings.config_dirs)

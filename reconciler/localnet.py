@@ -2,7 +2,7 @@
 
 from collections.abc import Set
 
-from reconciler.core import localnet, ops
+from reconciler.core import ops
 from reconciler.core.observed import Observed
 from reconciler.core.policy import Publication
 from reconciler.core.wanted import Desired
@@ -36,6 +36,8 @@ class Localnet:
         """Compare. `publications`: those that the rules lead on; `whole`: all containers are in sight;
         `kept`: networks whose links stay as they are; `going`: containers whose links go in this
         pass."""
+        from reconciler.core import localnet
+
         self._fact = f"localnet:{boot_id()}:{observed.host.cookie}"
         self._wanted = localnet.links(desired, publications)
         self._noted = set((self.store.get(self._fact) or "").split())

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from reconciler.core.attached import Attachment
 from reconciler.core.model import PING_GROUPS, Spec
 from reconciler.core.observed import LOOPBACK, Observed
-from reconciler.host.ahead import Ahead
-from reconciler.host.fresh import Fresh
 from reconciler.host.machine import link_number
 from reconciler.host.observe import Dumps, dump, dump_part, observe, read_witness
 from reconciler.host.record import Record
@@ -17,6 +15,8 @@ from reconciler.settings import Settings
 
 if TYPE_CHECKING:
     from reconciler.hooked import Hooked
+    from reconciler.host.ahead import Ahead
+    from reconciler.host.fresh import Fresh
 
 SYSCTLS_FACT = "sysctls"
 """Of the state: the names that the last pass read in each namespace."""
@@ -24,8 +24,10 @@ SYSCTLS_FACT = "sysctls"
 
 def begun(
     settings: Settings, store: Store, record: Record, attached: Iterable[Attachment]
-) -> Ahead[Dumps]:
+) -> "Ahead[Dumps]":
     """A look at everything, which the kernel answers from now on."""
+    from reconciler.host.ahead import Ahead
+
     # What namespaces are asked for, the last pass says.
     names = tuple((store.get(SYSCTLS_FACT) or PING_GROUPS).split())
     known = tuple(attached)
@@ -44,9 +46,9 @@ class Looking:
     seen: Observed
     """What the last look has shown."""
     hooked: "Hooked"
-    _ahead: Ahead[Dumps] | None
+    _ahead: "Ahead[Dumps] | None"
     """A look that was begun before it was asked for."""
-    _fresh: Fresh | None
+    _fresh: "Fresh | None"
     """What has been looked at since it was made."""
 
     def observe(self, spec: Spec, *, touched: Mapping[str, str] | None = None) -> Observed:

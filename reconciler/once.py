@@ -16,10 +16,19 @@ if TYPE_CHECKING:
     from reconciler.host.removal import Outcome
     from reconciler.prospect import Prospect
 
+_LEFT: list[Store | Record] = []
+"""What is left open: an object that nobody holds any more would close its database."""
+
 
 @contextlib.contextmanager
-def opened(settings: Settings, *, change: bool) -> Iterator[tuple[Store, Record]]:
-    """The state and run dirs, under the lock where something is to be changed."""
+def opened(
+    settings: Settings, *, change: bool, leaving: bool = False
+) -> Iterator[tuple[Store, Record]]:
+    """The state and run dirs, under the lock where something is to be changed.
+
+    `leaving`: the process ends after it, and with it what it has open. To close a database would move
+    its log into it, for which the disk is waited for; whoever opens it next reads the log as well.
+    """
     with contextlib.ExitStack() as stack:
         if change:
             stack.enter_context(
@@ -30,13 +39,19 @@ def opened(settings: Settings, *, change: bool) -> Iterator[tuple[Store, Record]
                 )
             )
         store = Store.open(settings.state_dir, read_only=not change)
-        stack.callback(store.close)
+        if leaving:
+            _LEFT.append(store)
+        else:
+            stack.callback(store.close)
         if store.trial() is not None:
             from reconciler import trial
 
             trial.settle(store, settings.config_dirs)
         record = Record.open(settings.run_dir, cookie=rtnl.cookie(), read_only=not change)
-        stack.callback(record.close)
+        if leaving:
+            _LEFT.append(record)
+        else:
+            stack.callback(record.close)
         yield store, record
 
 

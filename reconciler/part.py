@@ -6,7 +6,7 @@ network away: whether they may go, only a look at everything can tell.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,16 +18,52 @@ from reconciler.core.model import FORWARDING, Address, Container, Spec
 from reconciler.core.observed import Observed
 from reconciler.core.ops import MakeContainer, Operation, SetSysctl
 from reconciler.core.policy import Publication
-from reconciler.core.resolver import Hosts
 from reconciler.core.standing import standing_addresses
 from reconciler.core.wanted import Desired, Member
+from reconciler.declared import Declared
 from reconciler.hooked import Hooked
 from reconciler.host.apply import Outcome
 from reconciler.host.rtnl import routes_to
-from reconciler.load import Declared
 from reconciler.prospect import Prospect
-from reconciler.reconcile import FEW, Pass
+from reconciler.reconcile import Pass
+from reconciler.settling import FEW
 from reconciler.wall import Wall
+
+if TYPE_CHECKING:  # a protocol takes time to make
+    from typing import Protocol
+
+    from reconciler.core.resolver import Hosts
+
+    class Leases(Protocol):
+        """What a small pass must know of other containers' addresses; see `Ledger`."""
+
+        def excerpt(self, names: Collection[str] | None) -> Book: ...
+        def lessee(self, network: str, address: Address) -> str | None: ...
+        def assign(
+            self,
+            spec: Spec,
+            excerpt: Book,
+            *,
+            standing: Mapping[Key, Address],
+            busy: Callable[[str], bool],
+            kept: Collection[str],
+        ) -> tuple[Book, Assignment]: ...
+
+    class Surroundings(Protocol):
+        """What a small pass must know of everything else; see `World`."""
+
+        declared: Declared
+        networks: Desired
+        top: int
+
+        @property
+        def ledger(self) -> Leases: ...
+
+        def container(self, name: str) -> Container | None: ...
+        def file(self, name: str) -> str: ...
+        def holder(self, container: Container) -> str | None: ...
+        def hosts(self, addresses: Mapping[Key, Address]) -> Callable[[], Hosts]: ...
+
 
 GOING = 3
 """So many that are no longer declared are looked at; where more are, a look at everything is due."""
@@ -37,45 +73,13 @@ class Widen(Exception):  # noqa: N818 - no error: it asks for a whole pass
     """Why a look at a few containers is not enough."""
 
 
-class Leases(Protocol):
-    """What a small pass must know of other containers' addresses; see `Ledger`."""
-
-    def excerpt(self, names: Collection[str] | None) -> Book: ...
-    def lessee(self, network: str, address: Address) -> str | None: ...
-    def assign(
-        self,
-        spec: Spec,
-        excerpt: Book,
-        *,
-        standing: Mapping[Key, Address],
-        busy: Callable[[str], bool],
-        kept: Collection[str],
-    ) -> tuple[Book, Assignment]: ...
-
-
-class Surroundings(Protocol):
-    """What a small pass must know of everything else; see `World`."""
-
-    declared: Declared
-    networks: Desired
-    top: int
-
-    @property
-    def ledger(self) -> Leases: ...
-
-    def container(self, name: str) -> Container | None: ...
-    def file(self, name: str) -> str: ...
-    def holder(self, container: Container) -> str | None: ...
-    def hosts(self, addresses: Mapping[Key, Address]) -> Callable[[], Hosts]: ...
-
-
 class Part(Pass):
     """A pass over the containers and networks of `only`, and over whom these containers join."""
 
     def __init__(
         self,
         *words: Any,
-        world: Surroundings,
+        world: "Surroundings",
         only: frozenset[str],
         guarded: Callable[[], frozenset[int]],
         admit: Callable[[Iterable[Member]], None],
@@ -244,7 +248,7 @@ class Part(Pass):
         """Rules are the same for everybody: a whole pass looks after them."""
         return Wall("none", self.store, serving=False)
 
-    def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
+    def hosts(self, spec: Spec, assignment: Assignment) -> "Callable[[], Hosts]":
         """Hosts files name everybody."""
         return self.world.hosts(assignment.addresses)
 

@@ -11,8 +11,8 @@ from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
 from reconciler.core.plan import Plan
 from reconciler.core.wanted import Desired
+from reconciler.declared import Declared
 from reconciler.host import rtnl
-from reconciler.load import Declared
 from reconciler.localnet import Localnet
 from reconciler.settings import Settings
 from reconciler.wall import Wall

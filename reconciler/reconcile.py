@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from reconciler import trial
 from reconciler.attachment import Attachments
@@ -11,38 +12,38 @@ from reconciler.core.desired import EVERY_GROUP, resolved, with_members
 from reconciler.core.leases import Assignment, Book, Key, assign
 from reconciler.core.model import Address, Spec
 from reconciler.core.netplan import Options, Scene
-from reconciler.core.observed import FileState, Observed
+from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan, plan
-from reconciler.core.resolver import Hosts
-from reconciler.core.seal import fresh_seals, settled
-from reconciler.core.standing import renamed_ends, standing_addresses, without
+from reconciler.core.seal import settled
+from reconciler.core.standing import standing_addresses, without
 from reconciler.core.wanted import Desired
+from reconciler.declared import Declared
 from reconciler.hooked import Hooked
 from reconciler.host import netns, userns
-from reconciler.host.ahead import Ahead
 from reconciler.host.apply import Kernel, Outcome
 from reconciler.host.creation import crowded
-from reconciler.host.derived import Derived
-from reconciler.host.fresh import Fresh
 from reconciler.host.machine import machine_id
 from reconciler.host.observe import Dumps, adopt, busy_in
 from reconciler.host.record import Record
-from reconciler.host.removal import clear_points
 from reconciler.host.store import Store
-from reconciler.load import Declared, Shelf
 from reconciler.localnet import Localnet
-from reconciler.looking import Looking, begun, sysctls_of
+from reconciler.looking import begun, sysctls_of
 from reconciler.prospect import Prospect, Settings, absent_sysctls, taking_away
+from reconciler.settling import FEW, Settling
 from reconciler.wall import Wall
+
+if TYPE_CHECKING:  # a small pass needs none of these
+    from reconciler.core.resolver import Hosts
+    from reconciler.host.ahead import Ahead
+    from reconciler.host.derived import Derived
+    from reconciler.host.fresh import Fresh
+    from reconciler.load import Shelf
 
 READS = 5
 """How often files that keep changing are read again before what they no longer declare is kept."""
 
-FEW = 256
-"""Up to so many touched objects, only they are looked at again after a change."""
 
-
-class Pass(Looking):
+class Pass(Settling):
     """One pass over the host, with what it holds open."""
 
     def __init__(
@@ -54,9 +55,9 @@ class Pass(Looking):
         changing: bool,
         only: frozenset[str] | None = None,
         stop: Callable[[], bool] = lambda: False,
-        shelf: Shelf | None = None,
+        shelf: "Shelf | None" = None,
         looking: Callable[[Collection[str] | None], None] | None = None,
-        ahead: Ahead[Dumps] | None = None,
+        ahead: "Ahead[Dumps] | None" = None,
     ) -> None:
         """`looking` is called just before each look at the kernel, with the objects that are looked at
         (None: all of the pass): what was heard of them up to then is seen. Where nobody listens,
@@ -66,7 +67,7 @@ class Pass(Looking):
         self.record = record
         self.only = only
         self.stop = stop
-        self.shelf = shelf or Shelf(settings.config_dirs)
+        self._shelf = shelf
         self.listening = looking is not None
         self.looking = looking or (lambda objects: None)
         self.progress: Callable[[int], None] = lambda count: None
@@ -81,11 +82,19 @@ class Pass(Looking):
         """Containers that go, when they go, also while they are in use."""
         self.above = 0
         """Link numbers up to this one are known to be taken."""
-        self.left: Plan | None = None  # what the look after the changes found of what was changed
+        self.left: Plan | None = None
         self._ahead = ahead
-        # Who stays looks at everything now and then, and would hold it twice meanwhile.
-        self._derived = None if self.listening else Derived(settings.run_dir)
+        self._derived: Derived | None = None
         self._fresh: Fresh | None = None
+
+    @property
+    def shelf(self) -> "Shelf":
+        """The definition files."""
+        if self._shelf is None:
+            from reconciler.load import Shelf
+
+            self._shelf = Shelf(self.settings.config_dirs)
+        return self._shelf
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -192,15 +201,17 @@ class Pass(Looking):
 
     # What a pass over a few containers does in another way (`part.py`).
 
-    names: Collection[str] | None = None
-    """The containers that are looked at; None: all."""
-
     def read(self) -> tuple[Declared, Spec, Book]:
         """What is declared, as far as it is looked at, and the leases; dumping begins meanwhile."""
         self.looking(None)
         if self._ahead is None:
             met = self.hooked.met.values()
             self._ahead = begun(self.settings, self.store, self.record, met)
+        # Who stays looks at everything now and then, and would hold it twice meanwhile.
+        if self._derived is None and not self.listening:
+            from reconciler.host.derived import Derived
+
+            self._derived = Derived(self.settings.run_dir)
         declared, spec = self.read_again()
         if self._derived is not None:
             self._derived.load(spec)
@@ -243,9 +254,15 @@ class Pass(Looking):
             yielding=self.yielding,
         )
 
-    def hosts(self, spec: Spec, assignment: Assignment) -> Callable[[], Hosts]:
+    def hosts(self, spec: Spec, assignment: Assignment) -> "Callable[[], Hosts]":
         """Where the text of hosts files comes from, if it is needed."""
-        return lambda: Hosts(spec, assignment.addresses)
+
+        def made() -> "Hosts":
+            from reconciler.core.resolver import Hosts
+
+            return Hosts(spec, assignment.addresses)
+
+        return made
 
     # -- changing ---------------------------------------------------------------------------
 
@@ -295,6 +312,8 @@ class Pass(Looking):
                 text = "not set: the firewall, and with it the router guard, is not in place"
                 run(Outcome(op, text) for op in decided.host)
             if crowds and len(decided.creations) > FEW and not self.listening:
+                from reconciler.host.fresh import Fresh
+
                 self._fresh = Fresh(
                     self.settings.netns_dir, sysctls_of(prospect.spec), key=self.record.key
                 )
@@ -329,32 +348,6 @@ class Pass(Looking):
             )
         return outcomes
 
-    def prune(self, spec: Spec, observed: Observed) -> None:
-        """Strike out of the record what is no more: it went with a kill, or by somebody's hand.
-
-        Not what is declared: it may stand in another netns dir, which this run was not given.
-        """
-        links = {link.index for link in observed.host.links}
-        gateways = {str(address) for address in observed.gateways}
-        kept = observed.containers.keys() | spec.containers.keys()
-        self.record.forget(
-            containers=[n for n in self.record.spaces(self.names) if n not in kept],
-            # A deleted end of a container that stands says that it had one.
-            ends=[
-                index
-                for index, (_, container, _) in self.record.ends(self.names).items()
-                if index not in links and container not in observed.containers
-            ],
-            gateways=self.record.gateways().keys() - gateways if self.names is None else (),
-        )
-
-    def tidy(self, spec: Spec, observed: Observed) -> None:
-        """Clear what an unmounted path has left."""
-        if FileState.PLACEHOLDER in observed.files.values():
-            wanted = {c.netns for c in spec.containers.values() if c.mode in ("network", "none")}
-            files = {f: s for f, s in observed.files.items() if f not in wanted}
-            clear_points(self.record, self.settings.netns_dir, files)
-
     def keep_books(self, prospect: Prospect, old: Book) -> None:
         """Write leases and the content of good files; before the kernel is changed."""
         declared = prospect.declared
@@ -367,47 +360,6 @@ class Pass(Looking):
             gone = set()
         write_down(self.store, declared, declared.memory, loaded.accepted, forget=gone)
         trial.keep(self.store, prospect)
-
-    def verify(self, prospect: Prospect, outcomes: list[Outcome]) -> list[Outcome]:
-        """Look again: what is still to be done failed, whatever the kernel answered."""
-        done = {outcome.operation.object for outcome in outcomes}
-        broken = {outcome.operation.object for outcome in outcomes if outcome.error}
-        files = {outcome.operation.object: outcome.operation.netns for outcome in outcomes}
-        observed = self.observe(prospect.spec, touched=files if len(done) <= FEW else None)
-        left = plan(
-            prospect.desired,
-            observed,
-            Scene(
-                declared={name: c.mode for name, c in prospect.spec.containers.items()},
-                networks=frozenset(prospect.spec.networks),
-                busy=busy_in(observed),
-                keep="verifying",
-                unfit=prospect.plan.unfit,
-            ),
-            Options(only=frozenset(done)),
-        )
-        wrong = [
-            Outcome(op, f"still to be done after the change: {op.describe()}")
-            for op in left.operations
-            if op.object in done and op.object not in broken
-        ]
-        self.seal(prospect, observed, done - {outcome.operation.object for outcome in wrong}, left)
-        self.left = left
-        return wrong
-
-    def seal(
-        self, prospect: Prospect, observed: Observed, objects: Collection[str], found: Plan
-    ) -> None:
-        """Write down which of these are as wanted, so that the next pass need not look closer."""
-        old = self.record.seals(self.names)
-        fine = [
-            name.partition("/")[2]
-            for name in objects
-            if name.startswith("container/") and found.states.get(name) == "ok"
-        ]
-        gone = old.keys() - prospect.desired.members.keys()
-        self.record.note_seals(fresh_seals(prospect.desired, observed, fine, old), gone)
-        self.record.note_ends(renamed_ends(prospect.desired, observed, fine))
 
 
 def _ignore(files: Sequence[str]) -> None:

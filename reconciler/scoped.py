@@ -12,22 +12,19 @@ import msgspec
 
 from reconciler.alone import Alone, Edit, Glimpse
 from reconciler.attachment import renew_hosts
-from reconciler.books import digest_of
 from reconciler.core.errors import RuncnetError, UsageError
-from reconciler.core.known import odd
 from reconciler.core.model import Rejection, Spec
 from reconciler.core.report import Report
 from reconciler.core.resolver import Hosts
 from reconciler.core.sandbox import HEADER, declaration, declares, tree
 from reconciler.core.schema import RawContainer
 from reconciler.core.troubles import Mishap, Trouble
-from reconciler.core.wanted import frame
 from reconciler.host import dnsfiles
 from reconciler.host import files as folders
-from reconciler.host.index import VERSION, Index, Known, Stamps, settled_stamps, stamp, stamps
-from reconciler.host.machine import machine_id
+from reconciler.host.index import Index, settled_stamps, stamp, stamps
 from reconciler.host.record import Record
 from reconciler.host.store import Store
+from reconciler.indexed import consulted, key_of, learn
 from reconciler.load import Shelf
 from reconciler.once import done, opened, report_of
 from reconciler.part import Widen
@@ -91,7 +88,7 @@ def apply_names(settings: Settings, request: Request) -> Applied:
     """
     folder = settings.config_dirs[-1]
     edits = {name: _edit(folder, name, body) for name, body in request.edits.items()}
-    with opened(settings, change=True) as (store, record):
+    with opened(settings, change=True, leaving=True) as (store, record):
         index = Index.open(settings.run_dir)
         widened = "there is no index"
         try:
@@ -152,29 +149,6 @@ def _small(
         if applied.report.held or applied.report.failed:
             index.forget()  # what stands there is not what is declared
     return applied
-
-
-def consulted(
-    settings: Settings, store: Store, record: Record, index: Index
-) -> tuple[Stamps, Known]:
-    """The definition files as they are now, and what the index says of them. Raises Widen."""
-    trials = store.trials
-    if trials.pending() or trials.doubts() or trials.objects():
-        raise Widen("what is tried is noted by whole passes")
-    found = stamps(settings.config_dirs)
-    known = index.known(key_of(settings, store, record), found) if found is not None else None
-    if found is None or known is None:
-        raise Widen("the index does not speak of these files")
-    if record.resolved() not in (None, digest_of(known.resolved)):
-        raise Widen("networks were resolved otherwise since")
-    return found, known
-
-
-def key_of(settings: Settings, store: Store, record: Record) -> bytes:
-    """All but files that an index is made from."""
-    attached = sorted(store.attachments().values(), key=lambda one: one.name)
-    folders = (settings.config_dirs, settings.state_dir, settings.netns_dir, settings.firewall)
-    return msgspec.json.encode((VERSION, folders, record.scene, machine_id(), attached))
 
 
 def _whole(
@@ -242,22 +216,6 @@ def networks_of(names: Collection[str], *specs: Spec) -> set[str]:
     """The networks in which any of these containers is, by any of these specs."""
     found = [s.containers[n] for s in specs for n in names if n in s.containers]
     return {i.network for c in found for i in c.interfaces}
-
-
-def learn(index: Index, found: Stamps, prospect: Prospect, one: Pass) -> None:
-    """Make the index anew from a look at everything; `found`: the files that were read."""
-    loaded = prospect.declared.loaded
-    faults = loaded.rejections or loaded.waiting or loaded.stuck or loaded.lost or loaded.orphans
-    if faults or one.store.trials.pending() or one.store.trials.doubts():
-        index.forget()
-        return
-    index.learn(
-        key_of(one.settings, one.store, one.record),
-        found,
-        Known(loaded.spec.networks, frame(prospect.desired)),
-        loaded.spec.containers,
-        odd(prospect.observed, one.record.seals()),
-    )
 
 
 def _own(name: str, file: str, spec: Spec, shelf: Shelf) -> None:

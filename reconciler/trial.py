@@ -8,14 +8,11 @@ are those that come after it. Nobody's files are written.
 import os
 from collections.abc import Sequence
 
-from reconciler.core.doubts import differing, digest, restored
-from reconciler.core.memory import Now, grown
 from reconciler.core.model import Spec
 from reconciler.core.observed import Observed
-from reconciler.host import yamlfile
+from reconciler.declared import Declared
 from reconciler.host.store import Store
 from reconciler.host.trials import CONFIRM
-from reconciler.load import Declared
 from reconciler.prospect import Prospect
 
 KILLED = "its process ended without an answer"
@@ -43,6 +40,10 @@ def take_back(store: Store, folders: Sequence[str], reason: str) -> list[str]:
     Everything that differs from what was remembered before it is doubted: what it tried, and what
     was edited while it was open. Leases are as before again.
     """
+    from reconciler.core.doubts import differing, digest, restored
+    from reconciler.core.memory import Now, grown
+    from reconciler.host import yamlfile
+
     trials = store.trials
     tried = trials.files()
     sources = yamlfile.read_folders(folders)

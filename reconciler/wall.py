@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,16 +15,12 @@ from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan
 from reconciler.core.policy import Lead, Policy, Publication, Sender, taken
 from reconciler.core.wanted import Desired, Member
-from reconciler.host import conntrack, firewall, rtnl
+from reconciler.host import rtnl
 from reconciler.host.machine import boot_id
 from reconciler.host.store import Store
 
-
-@runtime_checkable
-class Patient(Protocol):
-    """A backend that waits for the locks of other programs."""
-
-    lock_timeout_s: float
+if TYPE_CHECKING:  # a hook mostly changes no rule
+    from reconciler.host import conntrack, firewall
 
 
 class Wall:
@@ -44,8 +40,8 @@ class Wall:
         `yielding`: see `Policy`."""
         self.serving = serving
         self.yielding = yielding
-        self.backend = firewall.backend(choice)
-        if patience_s is not None and isinstance(self.backend, Patient):
+        self.backend = _backend(choice) if choice != "none" else None
+        if patience_s is not None and self.backend is not None:
             self.backend.lock_timeout_s = patience_s
         self.store = store
         self.policy = Policy()
@@ -106,7 +102,7 @@ class Wall:
 
     def _compare(
         self,
-        backend: firewall.Backend,
+        backend: "firewall.Backend",
         scene: Scene,
         leaving: Set[str],
         stays: Callable[[str], bool],
@@ -233,6 +229,8 @@ class Wall:
         self.backend.replace(policy)
         self.policy = policy
         before, after = ({one.lead for one in p.publications} for p in (old, policy))
+        from reconciler.host import conntrack
+
         conntrack.forget(
             (),
             [_port(lead, leads=False) for lead in before - after]
@@ -294,8 +292,13 @@ class Wall:
     def raise_(self, observed: Observed, done: Callable[[ops.Operation, str | None], None]) -> bool:
         """Put the rules in place; whether forwarding may be turned on. `done` hears of the operation."""
         allowed = self._raise(observed, done)
+        moved = self._moved if self.raised else ()
+        if not self._gone and not moved:
+            return allowed
+        from reconciler.host import conntrack
+
         try:
-            conntrack.forget(self._gone, self._moved if self.raised else ())
+            conntrack.forget(self._gone, moved)
         except FirewallError as error:
             self.notes.append(str(error))
         return allowed
@@ -323,6 +326,12 @@ class Wall:
         return True
 
 
+def _backend(choice: str) -> "firewall.Waiting | None":
+    from reconciler.host import firewall
+
+    return firewall.backend(choice)
+
+
 def senders(members: Iterable[Member], broken: Set[str]) -> tuple[Sender, ...]:
     """The ports whose addresses are checked, but those in networks that are broken."""
     return tuple(
@@ -339,8 +348,10 @@ def _publications(desired: Desired, broken: Set[str]) -> tuple[Publication, ...]
     return tuple(sorted((p for p in found if p.network not in broken), key=lambda p: p.rank))
 
 
-def _port(lead: Lead, *, leads: bool) -> conntrack.Port:
+def _port(lead: Lead, *, leads: bool) -> "conntrack.Port":
     """A run of ports whose connections are to be forgotten, unless they go where it leads."""
+    from reconciler.host import conntrack
+
     return conntrack.Port(
         lead.version, lead.protocol, lead.host_ip, lead.first, lead.last,
         lead.target if leads else None, lead.target_port,

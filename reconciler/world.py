@@ -17,9 +17,9 @@ from reconciler.core.model import PROTOCOL, Address, Container
 from reconciler.core.observed import LOOPBACK, Observed, SeenContainer
 from reconciler.core.resolver import Hosts
 from reconciler.core.wanted import Desired
+from reconciler.declared import Declared
 from reconciler.host import events
 from reconciler.host.events import Event, nsid
-from reconciler.load import Declared
 from reconciler.prospect import Prospect
 
 ABOUT_LINKS = (

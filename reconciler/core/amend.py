@@ -12,10 +12,9 @@ import msgspec
 
 from reconciler.core import names, rules
 from reconciler.core.members import containers
-from reconciler.core.model import Container, Network, Place, Spec
+from reconciler.core.model import Container, Loaded, Network, Place, Spec
 from reconciler.core.reader import Trouble
-from reconciler.core.schema import RawFile
-from reconciler.core.spec import Loaded
+from reconciler.core.schema import RawContainer
 from reconciler.core.tree import Map, Tree
 
 
@@ -139,14 +138,14 @@ def containers_of(tree: Tree, networks: Mapping[str, Network]) -> dict[str, Cont
         return {}
     if not isinstance(root, Map) or tree.nulls or root.get("networks") is not None:
         return None
-    if root.get("version", "1") != "1":
+    if root.get("version", "1") != "1" or root.keys() - {"version", "networks", "containers"}:
         return None
     try:
-        raw = msgspec.convert(root, RawFile)
+        raw = msgspec.convert(root.get("containers", {}), dict[str, RawContainer])
     except msgspec.ValidationError:
         return None
     found: dict[str, Container] = {}
-    for name, body in raw.containers.items():
+    for name, body in raw.items():
         items = body.interfaces if isinstance(body.interfaces, list) else [body.interfaces]
         if any((i if isinstance(i, str) else i.network) not in networks for i in items):
             return None
@@ -155,9 +154,7 @@ def containers_of(tree: Tree, networks: Mapping[str, Network]) -> dict[str, Cont
         except Trouble:
             return None
         for container in several:
-            if container.name in found or (
-                container.name != name and container.name in raw.containers
-            ):
+            if container.name in found or (container.name != name and container.name in raw):
                 return None
             found[container.name] = container
     return found

@@ -124,7 +124,7 @@ def unknown(
         and seen.source
         and seen.hooked
         and not (seen.netns and seen.name in declared)
-        and names.NAME.match(seen.name)
+        and names.is_name(seen.name)
     ]
 
 

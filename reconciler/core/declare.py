@@ -7,6 +7,7 @@ from reconciler.core import fields, names
 from reconciler.core.leases import is_usable, whole_range
 from reconciler.core.model import Address, HostPort, Network, Range, Subnet
 from reconciler.core.reader import Reader, read_dns, read_routes, subnet_list
+from reconciler.core.rules import routed_via
 from reconciler.core.schema import RawNetwork
 from reconciler.core.tree import Path, Tree
 
@@ -85,15 +86,6 @@ def network(tree: Tree, path: Path, name: str, raw: RawNetwork) -> Network:
             r.error(routed_via(route.via, name), "routes", number, "via")
     r.done()
     return found
-
-
-def routed_via(via: Address, network: str) -> str:
-    """Why a route's `via` cannot be: all that a member sends goes to the host, which looks at the
-    destination alone."""
-    return (
-        f"via {via} is not the gateway of the routed network {network}, and a member reaches nothing "
-        "else by itself (name the gateway, or make it a bridge network)"
-    )
 
 
 def _allowed(r: Reader, raw: RawNetwork, name: str, *, internal: bool) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """Text → value, for each kind of field. Every function raises ValueError with a whole sentence."""
 
-import re
-
+from reconciler.core import names
 from reconciler.core.model import (
     BITS,
     Address,
@@ -12,9 +11,7 @@ from reconciler.core.model import (
     parse_address,
     parse_subnet,
 )
-from reconciler.core.names import INTERFACE, NAME, RESERVED_INTERFACES
 
-NUMBER = re.compile(r"[0-9]{1,10}\Z", re.ASCII)
 MAC = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"
 SYSCTL = r"net(\.[A-Za-z0-9_-]+)+"
 MTU = range(68, 65536)
@@ -29,9 +26,14 @@ def boolean(text: str) -> bool:
     return text == "true"
 
 
+def is_number(text: str) -> bool:
+    """Whether it is a decimal number of up to ten digits."""
+    return text.isascii() and text.isdigit() and len(text) <= 10
+
+
 def number(text: str, allowed: range, what: str) -> int:
     """A decimal number."""
-    if not NUMBER.match(text) or int(text) not in allowed:
+    if not is_number(text) or int(text) not in allowed:
         raise ValueError(f"{text!r} is no {what} ({allowed.start} to {allowed.stop - 1})")
     return int(text)
 
@@ -45,7 +47,7 @@ def word(text: str, *choices: str) -> str:
 
 def is_name(text: str, limit: int) -> bool:
     """Whether it can name a network or a container."""
-    return len(text) <= limit and NAME.match(text) is not None
+    return len(text) <= limit and names.is_name(text)
 
 
 def name(text: str, limit: int, what: str) -> str:
@@ -60,7 +62,7 @@ def name(text: str, limit: int, what: str) -> str:
 
 def interface(text: str) -> str:
     """The name of an interface."""
-    if not INTERFACE.match(text) or text in RESERVED_INTERFACES:
+    if not names.is_interface(text) or text in names.RESERVED_INTERFACES:
         raise ValueError(
             f"{text!r} is no interface name (1 to 15 of A-Z a-z 0-9 _ . -, not beginning with "
             ". or -, and not all, default or lo)"
@@ -84,6 +86,8 @@ def folder(text: str) -> str:
 
 def mac(text: str) -> bytes:
     """A MAC that a station may have: six bytes, not multicast, not zero."""
+    import re
+
     if not re.fullmatch(MAC, text, re.ASCII):
         raise ValueError(f"{text!r} is no MAC (six bytes as in 02:42:0a:58:00:65)")
     value = bytes.fromhex(text.replace(":", ""))
@@ -152,7 +156,7 @@ def _ports(text: str, whole: str) -> tuple[int, int]:
 
 
 def _port(text: str, whole: str) -> int:
-    if not NUMBER.match(text) or int(text) not in range(1, 65536):
+    if not is_number(text) or int(text) not in range(1, 65536):
         raise ValueError(f"{whole!r}: {text!r} is no port (1 to 65535)")
     return int(text)
 
@@ -225,6 +229,8 @@ def address_or_loopback(text: str) -> Address:
 def sysctl(text: str) -> str:
     """The name of a sysctl of a network namespace."""
     dotted = text.replace("/", ".") if "." not in text else text
+    import re
+
     if not re.fullmatch(SYSCTL, dotted, re.ASCII):
         raise ValueError(f"{text!r} is no sysctl of a network namespace (it must begin with net.)")
     return dotted

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from reconciler.core.fields import NUMBER
+from reconciler.core.fields import is_number
 from reconciler.core.model import Address, parse_address
 
 PATH_BYTES = 107
@@ -35,7 +35,7 @@ def listen_address(text: str) -> TcpAddress | UnixAddress:
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]") or _is_ip(text):
         host, port = text, ""
-    if not host or NUMBER.match(text):
+    if not host or is_number(text):
         raise ValueError(
             f"{text!r} names no address (127.0.0.1:{host or port or 9533} is reached from this host "
             "alone)"
@@ -43,7 +43,7 @@ def listen_address(text: str) -> TcpAddress | UnixAddress:
     ip = _ip(host)
     if not port:
         raise ValueError(f"{text!r} names no port ({TcpAddress(ip, 9533)})")
-    if not NUMBER.match(port) or int(port) > 65535:
+    if not is_number(port) or int(port) > 65535:
         raise ValueError(f"{port!r} is no port (0 to 65535; 0 takes any that is free)")
     return TcpAddress(ip, int(port))
 

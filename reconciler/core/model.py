@@ -5,6 +5,7 @@ containers hashes and compares hundreds of thousands of them, which structs do i
 """
 
 from _socket import AF_INET, AF_INET6, inet_ntop
+from collections.abc import Mapping
 
 import msgspec
 
@@ -292,3 +293,21 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         lead = f"{self.place.file}:{self.place.line}:{self.place.column}: "
         return lead + (f"{self.path}: {self.message}" if self.path else self.message)
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What is declared, and what was wrong."""
+
+    spec: Spec
+    rejections: tuple[Rejection, ...]
+    accepted: frozenset[str]
+    remembered: frozenset[str]
+    """Rejected files for which their last good content stands in."""
+    lost: frozenset[str]
+    """Rejected files without one."""
+    waiting: dict[str, str]
+    """Containers that cannot be judged while something they refer to is unreadable, and why."""
+    stuck: str = ""
+    """Why what a rejected file said no longer fits the others; empty: it does."""
+    orphans: Mapping[str, str] = {}
+    """Containers attached by a hook that do not fit what is declared now, and why: left as they are."""

@@ -4,7 +4,6 @@ They depend only on what is declared and on the machine, never on the version of
 upgrade must plan nothing. Hence the spelled-out formats and the fixed hash.
 """
 
-import re
 from collections.abc import Iterable
 
 import msgspec
@@ -12,13 +11,30 @@ import msgspec
 from reconciler.core.digests import sha256
 from reconciler.core.model import Address
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*\Z")
-INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
 RESERVED_INTERFACES = frozenset({"all", "default", "lo"})
 ALIAS = "runcnet:"
 HOOK = " hook"
 ROOMY = 54
 """A container's name up to this length (bytes) fits into every comment of nft, whatever its network."""
+
+
+_FIRST = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
+_NAME = _FIRST.union("_.+-")
+_INTERFACE = _FIRST.union("_.-")
+
+
+# A regular expression is as quick, but takes longer to compile than a hook has.
+def is_name(text: str) -> bool:
+    """Whether it can name a network or a container, however long it is: letters, digits and `_.+-`,
+    beginning with a letter or digit."""
+    return text[:1] in _FIRST and _NAME.issuperset(text)
+
+
+def is_interface(text: str) -> bool:
+    """Whether it can name an interface: as `is_name`, but without `+`, and `_` may begin it; at most 15
+    bytes (IFNAMSIZ)."""
+    first = text[:1]
+    return (first in _FIRST or first == "_") and len(text) <= 15 and _INTERFACE.issuperset(text)
 
 
 def _digest(*parts: str) -> bytes:
@@ -69,7 +85,7 @@ def looks_derived(name: str) -> bool:
 
 def bridge_name(network: str) -> str:
     """The bridge of a network: its own name where that is an interface name, else 15 bytes of hash."""
-    if INTERFACE.match(network) and network not in RESERVED_INTERFACES:
+    if is_interface(network) and network not in RESERVED_INTERFACES:
         return network
     return _short("rb", "bridge", network)
 
@@ -147,7 +163,7 @@ def parse_alias(alias: str) -> EndpointAlias | str | None:
     body = alias[len(ALIAS) :]
     hook = body.endswith(HOOK)
     parts = body.removesuffix(HOOK).split("/")
-    if not all(NAME.match(part) or INTERFACE.match(part) for part in parts):
+    if not all(is_name(part) or is_interface(part) for part in parts):
         return None
     if len(parts) == 1 and not hook:
         return parts[0]

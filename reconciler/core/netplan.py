@@ -10,7 +10,6 @@ from reconciler.core.model import PROTOCOL, Address, Subnet
 from reconciler.core.names import network_group
 from reconciler.core.observed import Observed
 from reconciler.core.ops import Operation
-from reconciler.core.overlap import overlap_with_host
 from reconciler.core.repair import bridge_repairs
 from reconciler.core.wanted import Bridge, Desired, Routed
 
@@ -127,7 +126,7 @@ class Networks:
         link = self.observed.bridges.get(bridge.network)
         if link is None:
             standing = self.by_name.get(bridge.name)
-            overlap = overlap_with_host(bridge, self.observed)
+            overlap = self._overlap(bridge)
             if standing is not None:
                 self.problem(
                     name,
@@ -181,16 +180,21 @@ class Networks:
 
     def _unfit(self, network: Bridge | Routed) -> bool:
         """Whether what it would get now would cut the host off from what it has."""
-        why = self.scene.unfit.get(network.network) or overlap_with_host(network, self.observed)
+        why = self.scene.unfit.get(network.network) or self._overlap(network)
         if why and network.network not in self.scene.unfit:
             # Where its members live already, it only lost something: whoever came later must bear it.
             fresh = tuple(s for s in network.subnets if not self._lived_in(network.network, s))
             network = msgspec.structs.replace(network, subnets=fresh)
-            why = overlap_with_host(network, self.observed)
+            why = self._overlap(network)
         if why:
             self.problem(network.object, why)
             self.unfit[network.network] = why
         return bool(why)
+
+    def _overlap(self, network: Bridge | Routed) -> str:
+        from reconciler.core.overlap import overlap_with_host  # only what is new needs it
+
+        return overlap_with_host(network, self.observed)
 
     def _lived_in(self, network: str, subnet: Subnet) -> bool:
         return any(

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import msgspec
 
 from reconciler.core import names
-from reconciler.core.declare import routed_via
 from reconciler.core.model import Address, Container, Network, PortForward
 from reconciler.core.schema import unknown
 
@@ -272,3 +271,12 @@ def join_clash(container: Container, containers: Mapping[str, Container]) -> Cla
     elif containers[target].hooked:
         message = f"{target} was attached by a hook and has no file in the netns dir (join a declared one)"
     return Clash("containers", container.name, ("join",), message) if message else None
+
+
+def routed_via(via: Address, network: str) -> str:
+    """Why a route's `via` cannot be: all that a member sends goes to the host, which looks at the
+    destination alone."""
+    return (
+        f"via {via} is not the gateway of the routed network {network}, and a member reaches nothing "
+        "else by itself (name the gateway, or make it a bridge network)"
+    )

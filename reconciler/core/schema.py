@@ -112,7 +112,7 @@ class RawFile(msgspec.Struct, forbid_unknown_fields=True):
     containers: dict[str, RawContainer] = {}
 
 
-class ShapeError(typing.NamedTuple):
+class ShapeError(msgspec.Struct, frozen=True):
     """What is wrong with the shape at `path`; `key`: the key itself is."""
 
     path: Path

@@ -11,12 +11,10 @@ from typing import Any
 import msgspec
 
 from reconciler.core import declare, members, rules
-from reconciler.core.model import Container, Network, Rejection, Spec
+from reconciler.core.model import Container, Loaded, Network, Rejection, Spec
 from reconciler.core.reader import Trouble
 from reconciler.core.schema import RawContainer, RawFile, RawNetwork, shape_errors, unknown
 from reconciler.core.tree import Map, Path, Tree, path_text
-
-__all__ = ["Candidate", "Loaded", "Tree", "load"]
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,24 +25,6 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     rejections: tuple[Rejection, ...] = ()
     remembered: Tree | None = None
     """What it said when it last loaded."""
-
-
-class Loaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What is declared, and what was wrong."""
-
-    spec: Spec
-    rejections: tuple[Rejection, ...]
-    accepted: frozenset[str]
-    remembered: frozenset[str]
-    """Rejected files for which their last good content stands in."""
-    lost: frozenset[str]
-    """Rejected files without one."""
-    waiting: dict[str, str]
-    """Containers that cannot be judged while something they refer to is unreadable, and why."""
-    stuck: str = ""
-    """Why what a rejected file said no longer fits the others; empty: it does."""
-    orphans: Mapping[str, str] = {}
-    """Containers attached by a hook that do not fit what is declared now, and why: left as they are."""
 
 
 class _Judge:

@@ -10,7 +10,6 @@ from reconciler.core.names import container_alias
 from reconciler.core.rows import IPV6_MTU
 from reconciler.core.wanted import Endpoint, Member
 from reconciler.host import steps
-from reconciler.host.ahead import Ahead
 from reconciler.host.batch import Batch, Result
 from reconciler.host.removal import Outcome, Removals
 
@@ -57,8 +56,12 @@ class Creations(Removals):
         The next batch is packed while the kernel is at work on one. `made` is told the files of the
         netns dir that one has brought, while the kernel is at work on the next.
         """
+        if not creations:
+            return
+        from reconciler.host.ahead import Ahead
+
         few = [op.member.name for op in creations] if len(creations) <= BATCH else None
-        before = self.record.spaces(few) if creations else {}
+        before = self.record.spaces(few)
         ahead: tuple[_Part, Ahead[list[Result]]] | None = None
         for some in batches(creations):
             if self.stop():

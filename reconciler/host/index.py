@@ -13,10 +13,12 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import asdict
 
 from reconciler.core.known import Count, claims_of
 from reconciler.core.model import Container, Network
-from reconciler.core.wanted import Desired
+from reconciler.core.policy import NetworkPolicy
+from reconciler.core.wanted import Bridge, Desired, Routed
 from reconciler.host.trust import trusted_way
 
 VERSION = 1
@@ -41,6 +43,16 @@ system's clock, and look the same."""
 
 Stamps = dict[str, tuple[int, ...]]
 """Definition file → device, inode, size, times of change in nanoseconds, mode, owner."""
+
+
+class _Frame(msgspec.Struct):
+    """What is read back of `Known.resolved`: types that nothing is read into need not be learnt."""
+
+    bridges: dict[str, Bridge]
+    routed: dict[str, Routed]
+    policies: tuple[NetworkPolicy, ...]
+    forwarding: tuple[int, ...]
+    problems: dict[str, str]
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -131,7 +143,7 @@ class Index:
             return None
         return Known(
             msgspec.json.decode(networks, type=dict[str, Network]),
-            msgspec.json.decode(resolved, type=Desired),
+            Desired(members={}, **asdict(msgspec.json.decode(resolved, type=_Frame))),
         )
 
     def _fact(self, name: str) -> bytes | None:

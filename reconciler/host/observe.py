@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,9 +12,10 @@ from reconciler.core.names import HOOK, EndpointAlias, parse_alias
 from reconciler.core.observed import FileState, Observed, Witness, observe_owned
 from reconciler.core.rows import Space
 from reconciler.host import netns, procs, rtnl
-from reconciler.host.ahead import Ahead
-from reconciler.host.fresh import Fresh
 from reconciler.host.record import Record
+
+if TYPE_CHECKING:
+    from reconciler.host.fresh import Fresh
 
 NOBODY: Attached = {}
 HOST_SYSCTLS = (*FORWARDING.values(), *NEIGHBOURS)
@@ -73,10 +75,12 @@ def dump(
     *,
     key: bytes,
     attached: Iterable[Attachment] = (),
-    fresh: Fresh | None = None,
+    fresh: "Fresh | None" = None,
 ) -> Dumps:
     """Dump the host, every namespace of the netns dir, and what was attached, both at once; what is in
     `fresh` has been looked at already."""
+    from reconciler.host.ahead import Ahead
+
     host = Ahead(partial(rtnl.scan_host, sysctls=HOST_SYSCTLS, key=key))
     known = fresh.spaces() if fresh is not None else {}
     files, spaces = netns.read(netns_dir, sysctls, known=known, key=key)

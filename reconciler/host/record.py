@@ -12,7 +12,6 @@ from typing import Any
 
 from reconciler.core.errors import StoreError
 from reconciler.core.troubles import Mishap, News, Trouble
-from reconciler.host.damage import damaged
 from reconciler.host.files import own_directory
 from reconciler.host.machine import boot_id
 
@@ -32,6 +31,7 @@ CREATE TABLE IF NOT EXISTS trouble (object TEXT PRIMARY KEY, since REAL, text TE
 CREATE TABLE IF NOT EXISTS resolved (digest BLOB);
 CREATE TABLE IF NOT EXISTS mishap (serial INTEGER PRIMARY KEY, time REAL, object TEXT, text TEXT);
 """
+LOG_PAGES = 128  # see `Store`
 MISHAPS = 100
 """So many of the last ones are kept."""
 
@@ -269,12 +269,15 @@ def _open(path: str, scene: tuple[str, int]) -> tuple[sqlite3.Connection, bool]:
             # What is lost with the power is lost with the objects it speaks of.
             db.execute("PRAGMA synchronous=OFF")
             db.execute("PRAGMA journal_mode=WAL")
+            db.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
             db.executescript(SCHEMA)
             if _matches(db, scene):
                 return db, True
             if db.execute("SELECT count(*) FROM scene").fetchone() == (0,):
                 return db, False
         except sqlite3.DatabaseError as error:
+            from reconciler.host.damage import damaged
+
             if not damaged(error):
                 db.close()
                 raise

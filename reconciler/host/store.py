@@ -14,7 +14,6 @@ from reconciler.core.leases import Book, Key
 from reconciler.core.memory import Grown, Memory, Young
 from reconciler.core.model import Address
 from reconciler.host import trials
-from reconciler.host.damage import damaged
 from reconciler.host.files import own_directory
 from reconciler.host.trials import Trial, Trials, packed, unpacked
 
@@ -35,6 +34,9 @@ CREATE TABLE IF NOT EXISTS attachment (
 """
 SCHEMA += trials.SCHEMA
 BUSY_MS = 30_000
+LOG_PAGES = 128
+"""So long the log may become (4 KiB each) before it is moved into the database: whoever opens it after
+somebody that did not close it reads it through."""
 
 
 class Store:
@@ -56,6 +58,8 @@ class Store:
             try:
                 return cls(_open(path), ())
             except sqlite3.DatabaseError as error:
+                from reconciler.host.damage import damaged
+
                 if not damaged(error):
                     raise
                 aside = _put_aside(path)
@@ -293,6 +297,7 @@ def _open(path: str) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
         if db.execute("PRAGMA quick_check").fetchone() != ("ok",):
             raise sqlite3.DatabaseError("quick_check failed")
         db.executescript(SCHEMA)

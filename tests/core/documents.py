@@ -1,6 +1,7 @@
 """Loading text in tests."""
 
-from reconciler.core.spec import Candidate, Loaded, load
+from reconciler.core.model import Loaded
+from reconciler.core.spec import Candidate, load
 from reconciler.host.yamlfile import parse
 
 

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from reconciler.core.amend import Standing
-from reconciler.core.model import Container, Place
-from reconciler.core.spec import Candidate, Loaded, load
+from reconciler.core.model import Container, Loaded, Place
+from reconciler.core.spec import Candidate, load
 from reconciler.core.tree import Tree
 from reconciler.host import yamlfile
 from reconciler.load import order

@@ -11,7 +11,6 @@ from reconciler.core.model import Address, HostPort, parse_address, parse_subnet
 from reconciler.core.policy import Policy, Publication
 from reconciler.host.firewall import Seen
 from reconciler.host.firewall.choice import Chosen
-from reconciler.wall import Patient
 from tests.kernel.town import BOTH, ask, network, ruleset, saved, tables
 from tests.support import need
 from tests.support.host import PrivateHost, wait_for
@@ -580,6 +579,5 @@ def same(host: PrivateHost, wanted: list[str]) -> bool:
 
 def test_how_long_locks_are_waited_for_is_handed_on() -> None:
     wall = Chosen("auto")
-    assert isinstance(wall, Patient)
     wall.lock_timeout_s = 0.25
     assert wall._iptables.lock_timeout_s == 0.25

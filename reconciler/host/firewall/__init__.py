@@ -65,6 +65,12 @@ class Backend(Protocol):
         """Which firewall this is, why, and what else is to be known of it, a sentence each."""
 
 
+class Waiting(Backend, Protocol):
+    """A backend that may have to wait for the locks of other programs."""
+
+    lock_timeout_s: float
+
+
 class Ear(Protocol):
     """Hears of changes of the rules; to be polled for reading."""
 
@@ -90,7 +96,7 @@ def ear(name: str) -> Ear | None:
         return None  # this kernel has no nftables
 
 
-def backend(name: str) -> Backend | None:
+def backend(name: str) -> Waiting | None:
     """The backend that `--firewall` names; None for `none`.
 
     `auto` is decided anew at each look, from what the kernel shows.
