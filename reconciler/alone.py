@@ -235,7 +235,7 @@ class Glimpse:
         from reconciler.core.resolver import Hosts
 
         near = {i.network for c in whose.values() for i in c.interfaces}
-        names = {name for network in near for name, _ in self._index.members(network)}
+        names = {name for network in near for name in self._index.members(network)}
         now = self.declared.loaded.spec.containers
         every = {**self._index.containers(names - self.before.keys()), **now}
         leases = {k: a for n in near for k, a in self._store.leases_in(n).items()}
@@ -246,7 +246,7 @@ class Glimpse:
         now = self.declared.loaded.spec.containers
         both = [*self.before.values(), *now.values()]
         near = {i.network for c in both for i in c.interfaces}
-        names = {n for network in near for n, reads in self._index.members(network) if reads}
+        names = {name for network in near for name in self._index.readers(network)}
         readers = self._index.containers(names - self.before.keys() - now.keys())
         if readers:
             renew_hosts(run_dir, self._hosts(readers, addresses), readers.values())

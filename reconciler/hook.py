@@ -1,7 +1,6 @@
 """`runcnet hook STAGE`: what a runtime calls when it starts or ends a container."""
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
 STAGES = ("createRuntime", "prestart", "poststop")
 IP_FILE = ".ip"
+PIECE = 1 << 16
 FOLDERS = ("--state-dir", "--run-dir", "--netns-dir")
 
 
@@ -123,7 +123,7 @@ def asked(call: Call, state: bytes) -> Request:
 def run(call: Call) -> int:
     """Attach or detach the container whose state is on stdin."""
     need_privileges()
-    wanted = asked(call, sys.stdin.buffer.read(STATE_BYTES + 1))
+    wanted = asked(call, _state())
     from reconciler import joining
 
     if wanted.stage in ATTACHING:
@@ -131,6 +131,16 @@ def run(call: Call) -> int:
     else:
         joining.detach(call.settings, wanted)
     return OK
+
+
+def _state() -> bytes:
+    """What stdin says; of what is too much, a byte too much."""
+    found = b""
+    while len(found) <= STATE_BYTES and (
+        piece := os.read(0, min(PIECE, STATE_BYTES + 1 - len(found)))
+    ):
+        found += piece
+    return found
 
 
 def main(words: Sequence[str]) -> int:

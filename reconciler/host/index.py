@@ -201,13 +201,17 @@ class Index:
         ports, w4, w6, g4, g6 = (value or 0 for value in row)
         return Count(ports, {4: w4, 6: w6}, {4: g4, 6: g6})
 
-    def members(self, network: str) -> list[tuple[str, bool]]:
-        """The containers of a network, and whether each has a hosts file."""
+    def members(self, network: str) -> set[str]:
+        """The containers of a network."""
+        rows = self._db.execute("SELECT container FROM member WHERE network=?", (network,))
+        return {container for (container,) in rows}
+
+    def readers(self, network: str) -> set[str]:
+        """Those of them that have a hosts file."""
         rows = self._db.execute(
-            "SELECT container, max(reads) FROM member WHERE network=? GROUP BY container",
-            (network,),
+            "SELECT container FROM member WHERE network=? AND reads", (network,)
         )
-        return [(container, bool(reads)) for container, reads in rows]
+        return {container for (container,) in rows}
 
     # -- learning -----------------------------------------------------------------------------
 

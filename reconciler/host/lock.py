@@ -55,9 +55,8 @@ def _take(path: str, deadline: float, refusal: Callable[[str, str], str]) -> int
 
 
 def _sign(fd: int) -> None:
-    """Write down who holds it."""
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
+    """Write down who holds it: always as long, for a disk is waited for when a file becomes shorter."""
+    os.pwrite(fd, f"pid {os.getpid():<10}\n".encode(), 0)
 
 
 def _bind(deadline: float) -> socket.socket:

@@ -1,6 +1,7 @@
 """Who this machine is, and since which start of it."""
 
 import _socket as socket
+import functools
 
 
 def machine_id() -> str:
@@ -8,6 +9,7 @@ def machine_id() -> str:
     return _read("/etc/machine-id")
 
 
+@functools.cache
 def boot_id() -> str:
     """A number that changes with each start of the machine (random(4))."""
     return _read("/proc/sys/kernel/random/boot_id")
