@@ -54,7 +54,7 @@ def attachment_of(request: Request) -> Attachment:
 
 def check_free(one: Attachment, store: Store, record: Record) -> None:
     """Refuse a namespace that is somebody else's, and an id that lives elsewhere. Raises RuncnetError."""
-    for name, other in store.attachments().items():
+    for name, other in store.attachments({one.name, *store.attached_as(one.cookie)}).items():
         if name != one.name and (other.boot, other.cookie) == (one.boot, one.cookie):
             raise RuncnetError(f"{one.name}: its namespace was attached already, as {name}")
         elsewhere = name == one.name and (other.boot, other.cookie) != (one.boot, one.cookie)
@@ -63,8 +63,8 @@ def check_free(one: Attachment, store: Store, record: Record) -> None:
                 f"{name}: a container of that id runs already, as process {other.pid} "
                 "(take another id, or stop that one)"
             )
-    for name, cookie in record.spaces().items():
-        if cookie == one.cookie and name != one.name:
+    for name in record.container_at(one.cookie):
+        if name != one.name:
             raise RuncnetError(
                 f"{one.name}: its namespace is that of container {name} (a declared container needs "
                 "no hook: drop one of the two)"

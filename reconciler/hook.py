@@ -1,6 +1,7 @@
 """`runcnet hook STAGE`: what a runtime calls when it starts or ends a container."""
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -135,11 +136,10 @@ def run(call: Call) -> int:
 
 def _state() -> bytes:
     """What stdin says; of what is too much, a byte too much."""
-    found = b""
-    while len(found) <= STATE_BYTES and (
-        piece := os.read(0, min(PIECE, STATE_BYTES + 1 - len(found)))
-    ):
+    found, left = b"", STATE_BYTES + 1
+    while left and (piece := sys.stdin.buffer.read(min(PIECE, left))):
         found += piece
+        left -= len(piece)
     return found
 
 

@@ -32,9 +32,10 @@ def consulted(
 
 def key_of(settings: Settings, store: Store, record: Record) -> bytes:
     """All but files that an index is made from."""
-    attached = sorted(store.attachments().values(), key=lambda one: one.name)
     folders = (settings.config_dirs, settings.state_dir, settings.netns_dir, settings.firewall)
-    return msgspec.json.encode((VERSION, folders, record.scene, machine_id(), attached))
+    return msgspec.json.encode(
+        (VERSION, folders, record.scene, machine_id(), store.attached_state())
+    )
 
 
 def learn(index: Index, found: Stamps, prospect: Prospect, one: Pass) -> None:

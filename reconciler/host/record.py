@@ -74,6 +74,11 @@ class Record:
         """Container → cookie of its namespace; of these containers (None: of all)."""
         return dict(self._rows("SELECT container, cookie FROM space", names))
 
+    def container_at(self, cookie: int) -> list[str]:
+        """The containers whose namespace has that cookie."""
+        rows = self._db.execute("SELECT container FROM space WHERE cookie=?", (cookie,))
+        return [name for (name,) in rows]
+
     def ends(self, names: Collection[str] | None = None) -> dict[int, tuple[str, str, str]]:
         """Ifindex of a host end → network, container, interface."""
         rows = self._rows("SELECT ifindex, network, container, interface FROM end", names)

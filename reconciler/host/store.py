@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS attachment (
 """
 SCHEMA += trials.SCHEMA
 BUSY_MS = 30_000
+ATTACHED_FACT = "attached"
 LOG_PAGES = 128
 """So long the log may become (4 KiB each) before it is moved into the database: whoever opens it after
 somebody that did not close it reads it through."""
@@ -258,6 +259,15 @@ class Store:
             for name, body, boot, host, cookie, pid, started, ip_file in rows
         }
 
+    def attached_as(self, cookie: int) -> list[str]:
+        """The attachments of the namespace of that cookie."""
+        rows = self._db.execute("SELECT name FROM attachment WHERE cookie=?", (str(cookie),))
+        return [name for (name,) in rows]
+
+    def attached_state(self) -> str:
+        """Another text than before: attachments were made or dropped."""
+        return self.get(ATTACHED_FACT) or ""
+
     def save_attachment(self, one: Attachment) -> None:
         """Keep an attachment."""
         row = (one.name, one.body, one.boot, str(one.host), str(one.cookie), one.pid, one.started)
@@ -266,11 +276,18 @@ class Store:
                 "INSERT OR REPLACE INTO attachment VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (*row, one.ip_file),
             )
+            self._note_attached()
 
     def drop_attachments(self, names: Iterable[str]) -> None:
         """Drop attachments."""
         with _writing():
             self._db.executemany("DELETE FROM attachment WHERE name=?", [(n,) for n in names])
+            self._note_attached()
+
+    def _note_attached(self) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO fact VALUES (?, hex(randomblob(16)))", (ATTACHED_FACT,)
+        )
 
     def get(self, name: str) -> str | None:
         """A small fact."""
