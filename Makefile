@@ -69,4 +69,4 @@ $(VENV)/.test: $(VENV)/.runtime
 	touch $@
 
 clean:
-	rm -rf build dist *.egg-info reconciler/_rtnl* reconciler/runcnet-hook benchmarks/out
+	rm -rf build dist *.egg-info reconciler/_rtnl* reconciler/runcnet-hook reconciler/hook.pack benchmarks/out

@@ -1,10 +1,10 @@
 """The code of all modules that hooks load, in one file: a container's start waits for a hook.
 
-Python keeps the code of a module in a file of its own, `__pycache__/NAME.pyc`, and looks for each of some
-150 in several folders. `hook.TAG.pack`, beside the pyc files of this package, holds the same code in one
-piece. A module is taken from it as long as its source has the time and the size that it had then, which
-is Python's own rule for a pyc; what is not in it, or another by now, is loaded as usual, and is in the
-next one.
+Python keeps the code of a module in a file of its own, and looks for each of some 120 in several
+folders. `hook.pack` in the folder of this package holds the same code in one piece. A module is taken from
+it as long as its source is the same file, with the same size and times; what is not in it, or another by
+now, is loaded as usual, and is in the next one. It comes empty with the package, so that whoever
+takes the package away takes it, too.
 """
 
 import gc
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import NoReturn
 
-    Entry = tuple[str, bool, int, int, int, int]
-    """Source, whether it is a package, time (nanoseconds) and size of the source, and where behind the
-    table of all the code begins, and its length."""
+    State = tuple[int, int, int, int]
+    """Of a source: inode, size, times of change (nanoseconds)."""
+    Entry = tuple[str, bool, State, int, int]
+    """Source, whether it is a package, its state, where behind the table of all the code begins, and
+    its length."""
 
+FILE = "hook.pack"
 LIMIT = 16 << 20
 """A larger file is none of ours (bytes)."""
 
@@ -34,7 +37,7 @@ class Pack:
 
     def __init__(self, path: str = "") -> None:
         """A file that is not there, or not to be trusted, is an empty one."""
-        self._path = path or _usual()
+        self._path = path or os.path.join(os.path.dirname(os.path.abspath(__file__)), FILE)
         self._fd = -1
         self._begin = 0
         self._known: dict[str, Entry] = {}
@@ -43,7 +46,7 @@ class Pack:
         self._before = frozenset(sys.modules)
         try:
             self._open()
-        except (OSError, EOFError, ValueError, TypeError):
+        except Exception:  # whatever is wrong with it, Python finds its modules without it
             self._known = {}
 
     def _open(self) -> None:
@@ -58,17 +61,25 @@ class Pack:
         self._begin = 4 + size
         maker, known = marshal.loads(os.pread(self._fd, size, 4))
         if maker == self._maker:
-            self._known = known
+            self._known = dict(known)
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
         """The spec of a module that can be had from here; None: it cannot."""
-        entry = self._known.get(name)
-        code = self._code(entry) if entry is not None else None
-        if entry is None or code is None:
+        if name not in self._known:
             return None
-        file, is_package, *_ = entry
+        try:
+            return self._spec(name, self._known[name])
+        except Exception:  # as above
+            return None
+
+    def _spec(self, name: str, entry: "Entry") -> "ModuleSpec | None":
+        file, is_package, state, *_ = entry
+        if _state(file) != state:
+            return None
+        code: CodeType = marshal.loads(self._raw(entry))
+        code.co_code  # noqa: B018 - it is code
         # importlib.machinery would have to be loaded.
         spec: ModuleSpec = type(__spec__)(name, self, origin=file, is_package=is_package)  # type: ignore[arg-type]
         spec.has_location = True
@@ -76,17 +87,6 @@ class Pack:
         if spec.submodule_search_locations is not None:
             spec.submodule_search_locations.append(os.path.dirname(file))
         return spec
-
-    def _code(self, entry: "Entry") -> "CodeType | None":
-        file, _, modified, size, *_ = entry
-        try:
-            found = os.stat(file)
-            if (found.st_mtime_ns, found.st_size) != (modified, size):
-                return None
-            code: CodeType = marshal.loads(self._raw(entry))
-        except (OSError, EOFError, ValueError, TypeError):
-            return None
-        return code
 
     def _raw(self, entry: "Entry") -> bytes:
         *_, at, length = entry
@@ -103,7 +103,7 @@ class Pack:
     def keep(self) -> None:
         """Write the file anew if something was loaded that is not in it, or is another by now.
 
-        Raises OSError where that cannot be done.
+        Raises OSError where that cannot be done, and whatever a source does that is being replaced.
         """
         fresh = {
             name: spec
@@ -111,28 +111,31 @@ class Pack:
             if name not in self._before
             and (spec := getattr(module, "__spec__", None)) is not None
             and spec.name == name
-            and type(spec.loader) is type(__spec__.loader)  # it has a source and a pyc
+            and type(spec.loader) is type(__spec__.loader)  # it has a source
         }
-        folder, name = os.path.split(self._path)
+        folder, file = os.path.split(self._path)
         if not fresh or not os.access(folder, os.W_OK):
             return
         codes = {
-            one: (entry[:4], self._raw(entry))
+            one: (entry[:3], self._raw(entry))
             for one, entry in self._known.items()
-            if one not in fresh and self._code(entry) is not None
+            if one not in fresh and os.path.exists(entry[0])
         }
         for one, spec in fresh.items():
             assert spec.origin is not None  # it has a file
-            before = os.stat(spec.origin)
-            code = spec.loader.get_code(one)
-            whose = (spec.origin, spec.submodule_search_locations is not None)
-            codes[one] = ((*whose, before.st_mtime_ns, before.st_size), marshal.dumps(code))
+            # Whoever replaces it meanwhile has the code of a file that is there no more.
+            before = _state(spec.origin)
+            code = marshal.dumps(spec.loader.get_code(one))
+            codes[one] = ((spec.origin, spec.submodule_search_locations is not None, before), code)
         from reconciler.host import files
 
         with files.folder(folder) as fd:
-            files.write_at(fd, name, self._packed(codes), 0o644)
+            for name in os.listdir(fd):
+                if name.startswith(f".{file}."):  # of a process that was killed while it wrote
+                    os.unlink(name, dir_fd=fd)
+            files.write_at(fd, file, self._packed(codes), 0o644)
 
-    def _packed(self, codes: "dict[str, tuple[tuple[str, bool, int, int], bytes]]") -> bytes:
+    def _packed(self, codes: "dict[str, tuple[tuple[str, bool, State], bytes]]") -> bytes:
         places, at = {}, 0
         for one, (entry, code) in codes.items():
             places[one] = (*entry, at, len(code))
@@ -143,21 +146,24 @@ class Pack:
         )
 
 
+def _state(source: str) -> "State":
+    found = os.stat(source)
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def entry() -> "NoReturn":
     """`runcnet hook`, as the client runs it in an interpreter that has loaded nothing yet."""
-    gc.disable()  # it lives for a moment, and what is loaded in it stays to the end
-    pack = Pack()
-    sys.meta_path.insert(0, pack)
+    pack = None
+    if sys.argv[1:2] == ["hook"]:
+        gc.disable()  # it lives for a moment, and what is loaded in it stays to the end
+        pack = Pack()
+        sys.meta_path.insert(0, pack)
     from reconciler import cli
 
     code = cli.main()
-    try:  # noqa: SIM105 - contextlib would be loaded before all else
-        pack.keep()
-    except OSError:
-        pass  # the next one may
+    if pack is not None and not code:
+        try:  # noqa: SIM105 - contextlib would be loaded before all else
+            pack.keep()
+        except Exception:  # the hook has done its work; the next one may
+            pass
     cli.leave(code)
-
-
-def _usual() -> str:
-    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__pycache__")
-    return os.path.join(folder, f"hook.{sys.implementation.cache_tag}.pack")

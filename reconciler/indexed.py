@@ -3,6 +3,7 @@
 import msgspec
 
 from reconciler.books import digest_of
+from reconciler.core.digests import blake2b
 from reconciler.core.known import odd
 from reconciler.core.wanted import frame
 from reconciler.host.index import VERSION, Index, Known, Stamps, stamps
@@ -32,10 +33,9 @@ def consulted(
 
 def key_of(settings: Settings, store: Store, record: Record) -> bytes:
     """All but files that an index is made from."""
+    attached = blake2b(store.attached_text().encode()).hexdigest()
     folders = (settings.config_dirs, settings.state_dir, settings.netns_dir, settings.firewall)
-    return msgspec.json.encode(
-        (VERSION, folders, record.scene, machine_id(), store.attached_state())
-    )
+    return msgspec.json.encode((VERSION, folders, record.scene, machine_id(), attached))
 
 
 def learn(index: Index, found: Stamps, prospect: Prospect, one: Pass) -> None:

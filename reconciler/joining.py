@@ -37,7 +37,7 @@ from reconciler.troubles import note_troubles
 def attach(settings: Settings, request: Request) -> None:
     """Join a namespace to networks as if it were declared. Raises RuncnetError; nothing is left then."""
     one = attachment_of(request)
-    with Joining(settings) as joining:
+    with Joining(settings, leaving=True) as joining:
         joining.attach(one)
 
 
@@ -54,9 +54,10 @@ class _HalfDoneError(RuncnetError):
 class Joining:
     """State, record and index while one attachment is made or taken away, under the lock."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, leaving: bool = False) -> None:
+        """`leaving`: see `opened`."""
         self._settings = settings
-        self._opened = opened(settings, change=True, leaving=True)
+        self._opened = opened(settings, change=True, leaving=leaving)
 
     def __enter__(self) -> "Joining":
         self._store, self._record = self._opened.__enter__()
@@ -68,6 +69,8 @@ class Joining:
         return self
 
     def __exit__(self, *raised: object) -> None:
+        if self._index is not None:
+            self._index.close()
         self._opened.__exit__(*raised)  # type: ignore[arg-type]
 
     def attach(self, one: Attachment) -> None:

@@ -88,7 +88,7 @@ def apply_names(settings: Settings, request: Request) -> Applied:
     """
     folder = settings.config_dirs[-1]
     edits = {name: _edit(folder, name, body) for name, body in request.edits.items()}
-    with opened(settings, change=True, leaving=True) as (store, record):
+    with opened(settings, change=True) as (store, record):
         index = Index.open(settings.run_dir)
         widened = "there is no index"
         try:

@@ -33,3 +33,9 @@ def test_wheel_and_sdist_build_and_install(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout == "True\n"
+    # What a hook has written there goes with the package.
+    (pack,) = empty.glob("lib/python*/site-packages/reconciler/hook.pack")
+    pack.write_bytes(b"as of a hook")
+    pip[1:] = ["uninstall", "-q", "-y", "runcnet"]
+    subprocess.run(pip, check=True, timeout=120)
+    assert not pack.parent.exists()

@@ -1,5 +1,7 @@
 """Text → value, for each kind of field. Every function raises ValueError with a whole sentence."""
 
+import re
+
 from reconciler.core import names
 from reconciler.core.model import (
     BITS,
@@ -86,8 +88,6 @@ def folder(text: str) -> str:
 
 def mac(text: str) -> bytes:
     """A MAC that a station may have: six bytes, not multicast, not zero."""
-    import re
-
     if not re.fullmatch(MAC, text, re.ASCII):
         raise ValueError(f"{text!r} is no MAC (six bytes as in 02:42:0a:58:00:65)")
     value = bytes.fromhex(text.replace(":", ""))
@@ -229,8 +229,6 @@ def address_or_loopback(text: str) -> Address:
 def sysctl(text: str) -> str:
     """The name of a sysctl of a network namespace."""
     dotted = text.replace("/", ".") if "." not in text else text
-    import re
-
     if not re.fullmatch(SYSCTL, dotted, re.ASCII):
         raise ValueError(f"{text!r} is no sysctl of a network namespace (it must begin with net.)")
     return dotted

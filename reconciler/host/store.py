@@ -34,7 +34,6 @@ CREATE TABLE IF NOT EXISTS attachment (
 """
 SCHEMA += trials.SCHEMA
 BUSY_MS = 30_000
-ATTACHED_FACT = "attached"
 LOG_PAGES = 128
 """So long the log may become (4 KiB each) before it is moved into the database: whoever opens it after
 somebody that did not close it reads it through."""
@@ -264,9 +263,12 @@ class Store:
         rows = self._db.execute("SELECT name FROM attachment WHERE cookie=?", (str(cookie),))
         return [name for (name,) in rows]
 
-    def attached_state(self) -> str:
-        """Another text than before: attachments were made or dropped."""
-        return self.get(ATTACHED_FACT) or ""
+    def attached_text(self) -> str:
+        """All that is kept of attachments; equal texts, equal attachments."""
+        columns = ("name", "body", "boot", "host", "cookie", "pid", "started", "ip_file")
+        row = " || ',' || ".join(f"quote({column})" for column in columns)
+        (text,) = self._db.execute(f"SELECT group_concat({row}) FROM attachment").fetchone()
+        return text or ""
 
     def save_attachment(self, one: Attachment) -> None:
         """Keep an attachment."""
@@ -276,18 +278,11 @@ class Store:
                 "INSERT OR REPLACE INTO attachment VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (*row, one.ip_file),
             )
-            self._note_attached()
 
     def drop_attachments(self, names: Iterable[str]) -> None:
         """Drop attachments."""
         with _writing():
             self._db.executemany("DELETE FROM attachment WHERE name=?", [(n,) for n in names])
-            self._note_attached()
-
-    def _note_attached(self) -> None:
-        self._db.execute(
-            "INSERT OR REPLACE INTO fact VALUES (?, hex(randomblob(16)))", (ATTACHED_FACT,)
-        )
 
     def get(self, name: str) -> str | None:
         """A small fact."""
@@ -348,8 +343,9 @@ def _put_aside(path: str) -> str:
     while os.path.exists(f"{path}.broken-{number}"):
         number += 1
     aside = f"{path}.broken-{number}"
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(f"{path}-wal", f"{aside}-wal")  # what was written last is in there
     os.rename(path, aside)
-    for tail in ("-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path + tail)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{path}-shm")
     return aside

@@ -4,9 +4,11 @@ import json
 import multiprocessing
 from pathlib import Path
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reconciler.core.attached import Attachment
 from reconciler.core.leases import Assignment, Book, Key, assign
 from reconciler.core.model import Spec, parse_address
 from reconciler.host.store import Store
@@ -152,6 +154,41 @@ def test_a_damaged_database_is_put_aside(tmp_path: Path) -> None:
     assert store.notes and store.book() == EMPTY
     store.close()
     assert (tmp_path / "state.db.broken-1").exists()
+
+
+def test_what_was_written_last_is_put_aside_with_a_damaged_database(tmp_path: Path) -> None:
+    """Whoever ends in a hurry leaves it in the log."""
+    Store.open(str(tmp_path)).close()
+    left = Store.open(str(tmp_path))
+    left.put("last", "word")
+    log = (tmp_path / "state.db-wal").read_bytes()
+    assert b"word" in log
+    with (tmp_path / "state.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"no page at all" * 3000)
+    (tmp_path / "state.db-shm").unlink()
+    store = Store.open(str(tmp_path))
+    assert store.notes and store.get("last") is None
+    assert (tmp_path / "state.db.broken-1-wal").read_bytes() == log
+    store.close()
+    left.close()
+
+
+def test_attachments_are_told_apart_by_one_text(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    assert store.attached_text() == ""
+    a = Attachment(name="a", body="{}", boot="b", host=1, cookie=2**64 - 1, pid=3, started=4)
+    store.save_attachment(a)
+    alone = store.attached_text()
+    assert alone and store.attached_as(2**64 - 1) == ["a"] and store.attached_as(1) == []
+    store.save_attachment(msgspec.structs.replace(a, name="b"))
+    assert store.attached_text() not in ("", alone)
+    store.drop_attachments(["b", "absent"])
+    assert store.attached_text() == alone
+    for change in ({"pid": 5}, {"body": '{"x":"\'"}'}, {"ip_file": "/a,b"}, {"cookie": 7}):
+        store.save_attachment(msgspec.structs.replace(a, **change))
+        assert store.attached_text() != alone, change
+    store.close()
 
 
 def test_a_reader_writes_nothing(tmp_path: Path) -> None:

@@ -511,6 +511,38 @@ def test_hooks_of_all_kinds_a_run_and_a_daemon_at_once(host: PrivateHost, guest:
             one.end()
 
 
+NOT_NEEDED = """commands load options scoped core.declare core.doubts core.overlap core.sandbox
+    core.spec core.splice host.derived host.fresh host.yamlfile"""
+
+
+def test_an_attach_ends_in_a_hurry_and_a_detach_does_not(host: PrivateHost, guest: Guest) -> None:
+    """To close the state takes a flush to disk more, for which a container's start would wait."""
+    other = Guest(host, "other")
+    for one in (guest, other):
+        assert one.hook("createRuntime", "--network", "n", fast=True).code == 0
+        assert (host.state / "state.db-wal").stat().st_size > 0
+    assert list(shown(host)) == ["guest", "other"]
+    assert guest.hook("poststop", fast=True).code == 0
+    assert not (host.state / "state.db-wal").exists()
+    assert list(shown(host)) == ["other"]
+    other.end()
+
+
+def test_a_pack_that_cannot_be_written_fails_no_hook(host: PrivateHost, guest: Guest) -> None:
+    """A package may be half replaced when a hook that has done its work comes to that."""
+    code = """
+import sys; sys.path += sys.argv.pop(1).split(":")
+from reconciler import bytecode
+bytecode.Pack.keep = lambda pack: compile("half a", "source", "exec")
+bytecode.entry()
+"""
+    path = ":".join(place for place in sys.path if place)
+    words = [sys.executable, "-I", "-S", "-c", code, path, "hook", "createRuntime"]
+    done = host.run(*words, *host.options, "--network", "n", stdin=guest.state())
+    assert (done.code, done.err) == (0, "")
+    assert list(shown(host)) == ["guest"]
+
+
 def test_a_hook_loads_no_more_than_it_needs(host: PrivateHost, guest: Guest) -> None:
     """A container's start waits for each module; the first call has left an index, so files are not read."""
     other = Guest(host, "other")
@@ -522,8 +554,10 @@ def test_a_hook_loads_no_more_than_it_needs(host: PrivateHost, guest: Guest) -> 
         assert done.code == 0, done.err
         loaded = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
         assert "reconciler.joining" in loaded
-        heavy = {"iptc", "reconciler.commands", "reconciler.core.splice", "rich", "ssl",
-                 "watchdog", "yaml", "_hashlib"}  # fmt: skip
+        heavy = {"argparse", "iptc", "rich", "ssl", "watchdog", "yaml", "_hashlib"}
+        heavy |= {f"reconciler.{one}" for one in NOT_NEEDED.split()}
+        if stage == "createRuntime":
+            heavy |= {"reconciler.core.resolver", "reconciler.host.conntrack"}
         assert not heavy & loaded, (stage, heavy & loaded)
     assert not shown(host) and host.reconcile().changes == []
     other.end()

@@ -195,7 +195,7 @@ def test_the_client_skips_the_search_for_packages_only_where_they_lie_beside_it(
     link.symlink_to(runcnet)
     elsewhere = installed.programs(tmp_path / "elsewhere")
     assert said(link, "createRuntime") == ""
-    (pack,) = (tmp_path / "venv").glob("lib/*/site-packages/reconciler/__pycache__/hook.*.pack")
+    (pack,) = (tmp_path / "venv").glob("lib/*/site-packages/reconciler/hook.pack")
     assert b"reconciler.joining" in pack.read_bytes()
     for program in (runcnet, wrapper, elsewhere.runcnet):
         assert list(shown(bare)) == ["one"]

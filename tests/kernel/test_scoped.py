@@ -3,8 +3,11 @@
 import os
 import sqlite3
 
+import msgspec
 import pytest
 
+from reconciler.core.wanted import Desired
+from reconciler.host import index
 from tests.kernel.test_sandboxes import NETS, addresses, call, folder
 from tests.support import need
 from tests.support.host import SERVER, PrivateHost, Run
@@ -158,3 +161,8 @@ def test_a_file_changed_by_hand_is_seen_whatever_its_times_say(bare: PrivateHost
     assert why(call(bare, "add", "s", "--mode", "none"))
     found_out = bare.reconcile("--once", "--config-dir", str(folder(bare))).changes
     assert [c for c in found_out if c.startswith("container/")] == ["container/b: lo only"]
+
+
+def test_the_index_reads_back_all_of_a_frame() -> None:
+    kept = {field.name for field in msgspec.structs.fields(index._Frame)}
+    assert kept == {field.name for field in msgspec.structs.fields(Desired)} - {"members"}
