@@ -1,11 +1,12 @@
 """Reads nftables by netlink, without the nft program: quick where sets hold thousands of elements."""
 
+import contextlib
 import errno
 import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from reconciler.core.errors import FirewallError
@@ -19,6 +20,9 @@ SET_TABLE, SET_NAME, SET_HANDLE, SET_POINTER, SET_COUNT = 1, 2, 16, 19, 20
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+USUAL = 1 << 16
+"""What any socket takes at once (bytes)."""
 GROUP_NFTABLES = 7
 TABLE_NAME, TABLE_FLAGS, TABLE_OWNER = 1, 2, 7
 CHAIN_TABLE, CHAIN_HANDLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_USE = 1, 2, 3, 4, 6
@@ -34,6 +38,26 @@ VERDICTS = {0: "drop", 1: "accept"}
 DUMPS = 5
 
 
+_idle: list[socket.socket] = []
+
+
+@contextlib.contextmanager
+def _socket() -> Iterator[socket.socket]:
+    """One that is used again: who closes one waits until what was lately taken away is destroyed, which
+    takes the kernel some 10 ms (nft_rcv_nl_event). Whoever has it reads all that is answered."""
+    sock = (
+        _idle.pop()
+        if _idle
+        else socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+    )
+    try:
+        yield sock
+    except BaseException:
+        sock.close()
+        raise
+    _idle.append(sock)
+
+
 def dump(kind: int, body: bytes, family: int = 0) -> list[tuple[int, dict[int, bytes]]]:
     """The answers to one dump request: family and attributes. Empty without nftables."""
     payload = struct.pack("=BBH", family, 0, 0) + body
@@ -46,7 +70,7 @@ def dump(kind: int, body: bytes, family: int = 0) -> list[tuple[int, dict[int, b
         0,
     )
     answers: list[tuple[int, dict[int, bytes]]] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
+    with _socket() as sock:
         for _ in range(DUMPS):
             sock.send(head + payload)
             answers, torn = _answers(sock)
@@ -80,7 +104,7 @@ def _answers(sock: socket.socket) -> tuple[list[tuple[int, dict[int, bytes]]], b
 def generation() -> int:
     """A number that grows with every change of anybody's rules; negative without nftables."""
     message = struct.pack("=IHHIIBBH", 20, NFNL_SUBSYS_NFTABLES << 8 | GETGEN, 1, 1, 0, 0, 0, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
+    with _socket() as sock:
         sock.send(message)
         answer = sock.recv(1 << 16)
     if struct.unpack_from("=H", answer, 4)[0] == NLMSG_ERROR:
@@ -92,23 +116,69 @@ def generation() -> int:
     return be32(attributes(answer[20:]).get(1)) or 0
 
 
+class Message(NamedTuple):
+    """One message of a transaction."""
+
+    kind: int
+    flags: int
+    family: int
+    attributes: bytes
+
+
+def transact(messages: Sequence[Message]) -> int:
+    """Carry all of them out, or none; the first errno, 0 where there was no error."""
+    mark = struct.pack("!BBH", 0, 0, NFNL_SUBSYS_NFTABLES)
+    parts = [(BATCH_BEGIN, NLM_F_REQUEST, mark)]
+    parts += [
+        (
+            NFNL_SUBSYS_NFTABLES << 8 | one.kind,
+            NLM_F_REQUEST | NLM_F_ACK | one.flags,
+            struct.pack("=BBH", one.family, 0, 0) + one.attributes,
+        )
+        for one in messages
+    ]
+    parts.append((BATCH_END, NLM_F_REQUEST, mark))
+    batch = b"".join(
+        struct.pack("=IHHII", 16 + len(payload), kind, flags, number, 0) + payload
+        for number, (kind, flags, payload) in enumerate(parts)
+    )
+    try:
+        with _socket() as sock:
+            _deliver(sock, batch, len(messages))
+    except _RefusedError as refused:
+        return refused.number
+    return 0
+
+
+class _RefusedError(Exception):
+    """The first error of a transaction; what else is to come is not read."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _deliver(sock: socket.socket, batch: bytes, waiting: int) -> None:
+    for option in (SO_SNDBUFFORCE, SO_RCVBUFFORCE) if len(batch) > USUAL else ():
+        with contextlib.suppress(PermissionError):  # in a user namespace
+            sock.setsockopt(socket.SOL_SOCKET, option, 4 * len(batch))
+    sock.send(batch)
+    while waiting:
+        data = sock.recv(1 << 16)
+        place = 0
+        while place + 20 <= len(data):
+            length, kind = struct.unpack_from("=IH", data, place)
+            if kind == NLMSG_ERROR:
+                number = -int(struct.unpack_from("=i", data, place + 16)[0])
+                if number:
+                    raise _RefusedError(number)
+                waiting -= 1
+            place += (length + 3) & ~3
+
+
 def remove_table(name: str, family: int = INET) -> None:
     """Remove a table with all that is in it. Raises FirewallError."""
-    batch = struct.pack("!BBH", 0, 0, NFNL_SUBSYS_NFTABLES)
-    body = struct.pack("=BBH", family, 0, 0) + attribute(TABLE_NAME, name.encode() + b"\0")
-    message = b"".join(
-        struct.pack("=IHHII", 16 + len(payload), kind, flags, number, 0) + payload
-        for number, (kind, flags, payload) in enumerate(
-            (
-                (BATCH_BEGIN, NLM_F_REQUEST, batch),
-                (NFNL_SUBSYS_NFTABLES << 8 | DELTABLE, NLM_F_REQUEST | NLM_F_ACK, body),
-                (BATCH_END, NLM_F_REQUEST, batch),
-            )
-        )
-    )
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
-        sock.send(message)
-        number = -struct.unpack_from("=i", sock.recv(1 << 16), 16)[0]
+    number = transact([Message(DELTABLE, 0, family, attribute(TABLE_NAME, name.encode() + b"\0"))])
     if number not in (0, errno.ENOENT):
         raise FirewallError(
             f"firewall: remove the table {name}: {errno.errorcode.get(number, number)}: "
@@ -242,7 +312,7 @@ def _intervals(raw: list[dict[int, bytes]], shape: Shape) -> dict[Key, Element]:
         ends = (be32(one.get(ELEM_FLAGS)) or 0) & INTERVAL_END
         marks.append((_key(shape, one[ELEM_KEY])[0], not ends, one))
     marks.sort(key=lambda mark: mark[:2])
-    whole = (1 << 8 * _WIDTH[shape.key[0]]) - 1
+    whole = (1 << 8 * WIDTH[shape.key[0]]) - 1
     found: dict[Key, Element] = {}
     for place, (value, begins, one) in enumerate(marks):
         if begins:
@@ -251,7 +321,7 @@ def _intervals(raw: list[dict[int, bytes]], shape: Shape) -> dict[Key, Element]:
     return found
 
 
-_WIDTH = {"ifname": 16, "devgroup": 4, "ipv4_addr": 4, "ipv6_addr": 16, "integer": 16, "inet_proto": 1,
+WIDTH = {"ifname": 16, "devgroup": 4, "ipv4_addr": 4, "ipv6_addr": 16, "integer": 16, "inet_proto": 1,
           "inet_service": 2}  # fmt: skip
 
 
@@ -260,7 +330,7 @@ def _key(shape: Shape, data: bytes) -> Key:
     parts: list[Part] = []
     place = 4
     for kind in shape.key:
-        width = _WIDTH[kind]
+        width = WIDTH[kind]
         value = data[place : place + width]
         if kind == "ifname":
             parts.append(text(value))
@@ -283,7 +353,7 @@ def _element(shape: Shape, one: dict[int, bytes]) -> Element:
     if shape.data == ("verdict",):
         code = be32(attributes(attributes(data).get(DATA_VERDICT, b"")).get(VERDICT_CODE))
         return Element(comment, VERDICTS.get(-1 if code is None else code, "?"))
-    width = 4 + _WIDTH[shape.data[0]]
+    width = 4 + WIDTH[shape.data[0]]
     address = int.from_bytes(data[4:width], "big")
     if len(shape.data) == 1:
         return Element(comment, (address,))

@@ -14,7 +14,7 @@ from reconciler.core import nft, nftbridge, nftset
 from reconciler.core.errors import FirewallError
 from reconciler.core.nftset import Element, Key, Shape, Table
 from reconciler.core.policy import Policy, Sender
-from reconciler.host.firewall import Seen, foreign, nfnl, programs
+from reconciler.host.firewall import Seen, elements, foreign, nfnl, programs
 from reconciler.host.firewall.iptables import BRIDGE_SYSCTL
 from reconciler.host.firewall.learned import Learned
 from reconciler.host.firewall.probe import NAME, present, program, users_rules
@@ -86,26 +86,20 @@ class Nftables:
         if not present(nfnl.BRIDGE):
             self.replace(policy)
             return
-        want = nftbridge.EMPTY._replace(shapes=nftbridge.SHAPES)
-        lines = nftset.element_lines("add", want, nftbridge.elements(senders))
-        _nft("admit addresses", "-f", "-", text="\n".join(lines) + "\n")
+        _change("admit addresses", add=nftbridge.elements(senders), remove={})
 
     def strike(self, before: Iterable[Sender], now: Iterable[Sender]) -> None:
         """Take elements of these away but for what they have now, whatever the policy is. Raises
         FirewallError."""
         stays = nftbridge.elements(now)
         gone = {
-            name: {key: one for key, one in elements.items() if key not in stays[name]}
-            for name, elements in nftbridge.elements(before).items()
+            name: {key: one for key, one in found.items() if key not in stays[name]}
+            for name, found in nftbridge.elements(before).items()
         }
         if not any(gone.values()) or not present(nfnl.BRIDGE):
             return
-        want = nftbridge.EMPTY._replace(shapes=nftbridge.SHAPES)
-        # What is not there cannot be deleted, and what is there can be added.
-        lines = [
-            line for verb in ("add", "delete") for line in nftset.element_lines(verb, want, gone)
-        ]
-        _nft("dismiss addresses", "-f", "-", text="\n".join(lines) + "\n")
+        # What is not there cannot be taken away, and what is there can be added.
+        _change("dismiss addresses", add=gone, remove=gone)
 
     def dismiss(self, senders: tuple[Sender, ...]) -> None:
         """Take elements away; see `Backend`."""
@@ -150,6 +144,10 @@ class Nftables:
             self._want = nft.wanted(policy, have=have, bridged=bridged)
             self._asked = (policy, bridged)
         return self._want
+
+
+def _change(action: str, *, add: elements.Changed, remove: elements.Changed) -> None:
+    elements.change(action, NAME, nfnl.BRIDGE, nftbridge.SHAPES, add=add, remove=remove)
 
 
 def _removable() -> list[int]:
