@@ -313,7 +313,10 @@ class Alone(Part):
                 if probe.present(nfnl.BRIDGE):
                     from reconciler.host.firewall.nftables import Nftables
 
-                    Nftables().strike(before, now)
+                    try:
+                        Nftables().strike(before, now)
+                    except FirewallError as error:
+                        raise Widen(str(error)) from error
         return outcomes
 
     def _admit(self, members: Iterable[Member]) -> None:

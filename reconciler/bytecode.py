@@ -7,6 +7,7 @@ now, is loaded as usual, and is in the next one. It comes empty with the package
 takes the package away takes it, too.
 """
 
+import _imp
 import gc
 import marshal
 import os
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 
     State = tuple[int, int, int, int]
     """Of a source: inode, size, times of change (nanoseconds)."""
-    Entry = tuple[str, bool, State, int, int]
-    """Source, whether it is a package, its state, where behind the table of all the code begins, and
-    its length."""
+    Entry = tuple[str, bool, State, int, int, bytes]
+    """Source, whether it is a package, its state, where behind the table of all the code begins, its
+    length and digest."""
 
 FILE = "hook.pack"
+LEAD = 12
+"""The length of the table, and its digest, before it (bytes)."""
 LIMIT = 16 << 20
 """A larger file is none of ours (bytes)."""
 
@@ -55,13 +58,17 @@ class Pack:
         owners = (0, os.geteuid(), os.stat(__file__).st_uid)
         if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o022 or found.st_uid not in owners:
             return
-        size = int.from_bytes(os.pread(self._fd, 4, 0), "little")
+        lead = os.pread(self._fd, LEAD, 0)
+        size = int.from_bytes(lead[:4], "little")
         if not size < found.st_size <= LIMIT:
             return
-        self._begin = 4 + size
-        maker, known = marshal.loads(os.pread(self._fd, size, 4))
+        self._begin = LEAD + size
+        table = os.pread(self._fd, size, LEAD)
+        if _digest(table) != lead[4:]:
+            return
+        maker, known = marshal.loads(table)
         if maker == self._maker:
-            self._known = dict(known)
+            self._known = known
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
@@ -78,8 +85,10 @@ class Pack:
         file, is_package, state, *_ = entry
         if _state(file) != state:
             return None
-        code: CodeType = marshal.loads(self._raw(entry))
-        code.co_code  # noqa: B018 - it is code
+        raw = self._raw(entry)
+        if raw is None:
+            return None
+        code: CodeType = marshal.loads(raw)
         # importlib.machinery would have to be loaded.
         spec: ModuleSpec = type(__spec__)(name, self, origin=file, is_package=is_package)  # type: ignore[arg-type]
         spec.has_location = True
@@ -88,9 +97,11 @@ class Pack:
             spec.submodule_search_locations.append(os.path.dirname(file))
         return spec
 
-    def _raw(self, entry: "Entry") -> bytes:
-        *_, at, length = entry
-        return os.pread(self._fd, length, self._begin + at)
+    def _raw(self, entry: "Entry") -> bytes | None:
+        """None: it is not what was written."""
+        *_, at, length, digest = entry
+        found = os.pread(self._fd, length, self._begin + at)
+        return found if _digest(found) == digest else None
 
     def create_module(self, spec: "ModuleSpec") -> None:
         """As any module is made."""
@@ -117,9 +128,11 @@ class Pack:
         if not fresh or not os.access(folder, os.W_OK):
             return
         codes = {
-            one: (entry[:3], self._raw(entry))
+            one: (entry[:3], raw)
             for one, entry in self._known.items()
-            if one not in fresh and os.path.exists(entry[0])
+            if one not in fresh
+            and os.path.exists(entry[0])
+            and (raw := self._raw(entry)) is not None
         }
         for one, spec in fresh.items():
             assert spec.origin is not None  # it has a file
@@ -138,12 +151,16 @@ class Pack:
     def _packed(self, codes: "dict[str, tuple[tuple[str, bool, State], bytes]]") -> bytes:
         places, at = {}, 0
         for one, (entry, code) in codes.items():
-            places[one] = (*entry, at, len(code))
+            places[one] = (*entry, at, len(code), _digest(code))
             at += len(code)
         head = marshal.dumps((self._maker, places))
-        return b"".join(
-            [len(head).to_bytes(4, "little"), head, *(code for _, code in codes.values())]
-        )
+        lead = len(head).to_bytes(4, "little") + _digest(head)
+        return b"".join([lead, head, *(code for _, code in codes.values())])
+
+
+def _digest(code: bytes) -> bytes:
+    """Against damage alone: whoever may write the file may write all else."""
+    return _imp.source_hash(0x72756E63, code)
 
 
 def _state(source: str) -> "State":

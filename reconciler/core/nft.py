@@ -335,11 +335,10 @@ def networks_in(have: Table) -> frozenset[str]:
 
 
 def guards_in(have: Table) -> frozenset[int]:
-    """The IP versions whose router guard stands."""
+    """The IP versions whose router guard stands, wherever somebody has put other rules."""
     return frozenset(
-        v for v in ADDRESS
-        if (rules := have.chains.get(f"forward{v}", Chain()).rules) and rules[-1].code == nftrules.GUARD.code
-    )  # fmt: skip
+        v for v in ADDRESS if nftrules.GUARD.code in have.chains.get(f"forward{v}", Chain()).codes
+    )
 
 
 def is_loopback_guarded(have: Table) -> bool:

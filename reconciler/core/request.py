@@ -59,6 +59,8 @@ def request(
     body = _body(found, networks, ports, annotated) if attaching else RawContainer()
     if attaching and not 0 < found.pid < 1 << 31:
         raise RuncnetError(f"{found.id}: the state's pid {found.pid} is no process")
+    if "\0" in found.bundle:
+        raise RuncnetError(f"{found.id}: the state's bundle is no path")
     return Request(
         stage=stage,
         name=found.id,

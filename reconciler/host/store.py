@@ -267,7 +267,8 @@ class Store:
         """All that is kept of attachments; equal texts, equal attachments."""
         columns = ("name", "body", "boot", "host", "cookie", "pid", "started", "ip_file")
         row = " || ',' || ".join(f"quote({column})" for column in columns)
-        (text,) = self._db.execute(f"SELECT group_concat({row}) FROM attachment").fetchone()
+        rows = "(SELECT * FROM attachment ORDER BY name)"
+        (text,) = self._db.execute(f"SELECT group_concat({row}) FROM {rows}").fetchone()
         return text or ""
 
     def save_attachment(self, one: Attachment) -> None:

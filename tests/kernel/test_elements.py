@@ -21,11 +21,11 @@ def senders(given):
 backend = nftables.Nftables()
 first, second, gone = (senders(given) for given in json.load(sys.stdin))
 backend.replace(Policy(senders=first))
-try:
-    backend.admit(Policy(), second)
-    backend.dismiss(gone)
-except FirewallError as error:
-    print(error)
+for step, given in ((lambda senders: backend.admit(Policy(), senders), second), (backend.dismiss, gone)):
+    try:
+        step(given)
+    except FirewallError as error:
+        print(error)
 read = nftables.read(nfnl.BRIDGE).elements
 stays = [s for s in {s.link: s for s in first + second}.values() if s not in gone]
 wanted = nftbridge.elements(stays)
@@ -68,23 +68,76 @@ def test_many_at_once(bare: PrivateHost, count: int) -> None:
     assert run(bare, HANDED, many, many[: count // 2]) == ""
 
 
-def test_nothing_is_done_where_something_cannot_be(bare: PrivateHost) -> None:
-    """The sets were declared otherwise by somebody, or one is gone."""
+OTHERWISE = {
+    "one is gone": "delete set bridge runcnet targets6",
+    "its key is turned round": "delete set bridge runcnet addresses4; "
+    "add set bridge runcnet addresses4 { type ipv4_addr . ifname; }",
+    "it holds runs": "delete set bridge runcnet checked; "
+    "add set bridge runcnet checked { type ifname; flags interval; }",
+    "it forgets": "delete set bridge runcnet addresses6; "
+    "add set bridge runcnet addresses6 { type ifname . ipv6_addr; timeout 1h; }",
+}
+BARE = PROGRAM.replace("backend.replace(Policy(senders=first))\n", "").partition("read =")[0]
+
+
+@pytest.mark.parametrize("how", OTHERWISE)
+def test_nothing_is_done_where_a_set_is_another(bare: PrivateHost, how: str) -> None:
+    """The kernel would take what has the right length."""
     run(bare, HANDED, [], [])
-    bare.run("nft", "flush", "chain", "bridge", "runcnet", "checked")
-    bare.run("nft", "delete", "set", "bridge", "runcnet", "targets6")
+    bare.run("nft", "flush table bridge runcnet; " + OTHERWISE[how])
     before = bare.run("nft", "list", "table", "bridge", "runcnet").out
-    code = PROGRAM.replace("backend.replace(Policy(senders=first))\n", "").partition("read =")[0]
     new = [["c", "veth-c", ["10.0.0.9", "fd00::9"]]]
-    done = bare.run(sys.executable, "-c", code, stdin=json.dumps([[], new, []]))
-    assert done.out == "firewall: admit addresses: ENOENT: No such file or directory\n"
+    said = bare.run(sys.executable, "-c", BARE, stdin=json.dumps([[], new, new])).out.splitlines()
+    assert len(said) == 2
+    assert all("of the table bridge runcnet is not as it is declared here" in one for one in said)
     assert bare.run("nft", "list", "table", "bridge", "runcnet").out == before
+    assert run(bare, HANDED, new, []) == ""  # a look at everything mends it
 
 
-def test_it_works_in_a_user_namespace(bare: PrivateHost) -> None:
-    many = [[f"c{n}", f"rn{n:013}", [f"10.1.{n >> 8}.{n & 255}"]] for n in range(600)]
+def test_an_error_leaves_nothing_behind_for_who_asks_next(bare: PrivateHost) -> None:
+    """What is refused has as many answers as messages; none is taken for that of another request."""
+    code = (
+        BARE
+        + """
+from reconciler.host.firewall import elements
+many = nftbridge.elements(Sender("n", "c" * 100 + str(n), f"rn{n:013}", ()) for n in range(900))
+backend.replace(Policy(senders=first or second))
+for _ in range(3):
+    try:
+        elements.change("dismiss addresses", add={}, remove=many)
+        print("it was there")
+    except FirewallError as error:
+        print(error)
+    assert nfnl.generation() > 0
+    assert nftables.read(nfnl.BRIDGE).elements == nftbridge.elements(first or second)
+"""
+    )
+    done = bare.run(sys.executable, "-c", code, stdin=json.dumps([HANDED, [], []]))
+    said = "firewall: dismiss addresses: ENOENT: No such file or directory\n"
+    assert done.out == said * 3
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_as_many_as_a_small_pass_has_in_a_user_namespace(bare: PrivateHost, refused: bool) -> None:
+    """The kernel takes less at once there."""
+    many = [[f"{'c' * 90}{n}", f"rn{n:013}", [f"10.1.{n >> 8}.{n & 255}", f"fd00::{n:x}"]]
+            for n in range(256)]  # fmt: skip
+    code = PROGRAM
+    if refused:
+        code = (
+            BARE
+            + """
+from reconciler.host.firewall import elements
+backend.replace(Policy(senders=first))
+elements.change("take", add={}, remove=nftbridge.elements(senders(json.loads(sys.argv[1]))))
+"""
+        )
     done = subprocess.run(
-        ["unshare", "-Urn", sys.executable, "-c", PROGRAM],
-        input=json.dumps([HANDED, many, []]), text=True, capture_output=True, check=False,
+        ["unshare", "-Urn", sys.executable, "-c", code, json.dumps(many)],
+        input=json.dumps([HANDED, [] if refused else many, [] if refused else many]),
+        text=True, capture_output=True, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    if refused:
+        assert "FirewallError: firewall: take: " in done.stderr, done.stderr
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

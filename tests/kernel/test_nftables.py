@@ -581,3 +581,12 @@ def test_how_long_locks_are_waited_for_is_handed_on() -> None:
     wall = Chosen("auto")
     wall.lock_timeout_s = 0.25
     assert wall._iptables.lock_timeout_s == 0.25
+
+
+def test_a_guard_behind_which_somebody_has_put_a_rule_is_known_as_one(host: PrivateHost) -> None:
+    """It says by itself that forwarding is on by us, where the state that says so is lost."""
+    ask(host, "replace", Policy(guards=(4, 6)))
+    for version in (4, 6):
+        host.sh(f"nft add rule inet runcnet forward{version} accept")
+        host.sh(f"nft insert rule inet runcnet forward{version} counter")
+    assert sorted(ask(host, "look", Policy())["guards"]) == [4, 6]

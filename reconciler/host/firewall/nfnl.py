@@ -1,7 +1,9 @@
-"""Reads nftables by netlink, without the nft program: quick where sets hold thousands of elements."""
+"""nftables by netlink, without the nft program: quick where sets hold thousands of elements, and where few
+are changed."""
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 import struct
@@ -20,7 +22,10 @@ SET_TABLE, SET_NAME, SET_HANDLE, SET_POINTER, SET_COUNT = 1, 2, 16, 19, 20
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+FORCED = ((32, socket.SO_SNDBUF), (33, socket.SO_RCVBUF))
+"""SO_SNDBUFFORCE and SO_RCVBUFFORCE, and what everybody may ask for."""
+MARKS = 2
+"""Where a transaction begins and ends."""
 USUAL = 1 << 16
 """What any socket takes at once (bytes)."""
 GROUP_NFTABLES = 7
@@ -39,12 +44,14 @@ DUMPS = 5
 
 
 _idle: list[socket.socket] = []
+_numbers = itertools.count(1)
 
 
 @contextlib.contextmanager
 def _socket() -> Iterator[socket.socket]:
     """One that is used again: who closes one waits until what was lately taken away is destroyed, which
-    takes the kernel some 10 ms (nft_rcv_nl_event). Whoever has it reads all that is answered."""
+    takes the kernel some 10 ms (nft_rcv_nl_event). For the main thread of a process that stays in its
+    namespace and does not fork."""
     sock = (
         _idle.pop()
         if _idle
@@ -53,7 +60,7 @@ def _socket() -> Iterator[socket.socket]:
     try:
         yield sock
     except BaseException:
-        sock.close()
+        sock.close()  # what is still to be read there is nobody's
         raise
     _idle.append(sock)
 
@@ -61,52 +68,58 @@ def _socket() -> Iterator[socket.socket]:
 def dump(kind: int, body: bytes, family: int = 0) -> list[tuple[int, dict[int, bytes]]]:
     """The answers to one dump request: family and attributes. Empty without nftables."""
     payload = struct.pack("=BBH", family, 0, 0) + body
-    head = struct.pack(
-        "=IHHII",
-        16 + len(payload),
-        NFNL_SUBSYS_NFTABLES << 8 | kind,
-        NLM_F_REQUEST | NLM_F_DUMP,
-        1,
-        0,
-    )
     answers: list[tuple[int, dict[int, bytes]]] = []
     with _socket() as sock:
         for _ in range(DUMPS):
+            number = next(_numbers) & 0xFFFFFFFF
+            head = struct.pack(
+                "=IHHII",
+                16 + len(payload),
+                NFNL_SUBSYS_NFTABLES << 8 | kind,
+                NLM_F_REQUEST | NLM_F_DUMP,
+                number,
+                0,
+            )
             sock.send(head + payload)
-            answers, torn = _answers(sock)
+            answers, torn = _answers(sock, number)
             if not torn:
                 return answers
     return answers
 
 
-def _answers(sock: socket.socket) -> tuple[list[tuple[int, dict[int, bytes]]], bool]:
+def _answers(sock: socket.socket, asked: int) -> tuple[list[tuple[int, dict[int, bytes]]], bool]:
     answers: list[tuple[int, dict[int, bytes]]] = []
     torn = False
     while True:
         data = sock.recv(1 << 18)
         place = 0
         while place + 16 <= len(data):
-            length, kind, flags = struct.unpack_from("=IHH", data, place)
-            torn = torn or bool(flags & NLM_F_DUMP_INTR)
-            if kind == NLMSG_DONE:
-                return answers, torn
-            if kind == NLMSG_ERROR:
-                number = -struct.unpack_from("=i", data, place + 16)[0]
-                # The chain went away meanwhile, or this kernel has no nftables.
-                if number:
-                    return [], False
-            else:
-                body = data[place + 20 : place + length]
-                answers.append((data[place + 16], attributes(body)))
+            length, kind, flags, sequence = struct.unpack_from("=IHHI", data, place)
+            if sequence == asked:
+                torn = torn or bool(flags & NLM_F_DUMP_INTR)
+                if kind == NLMSG_DONE:
+                    return answers, torn
+                if kind == NLMSG_ERROR:
+                    number = -struct.unpack_from("=i", data, place + 16)[0]
+                    # The chain went away meanwhile, or this kernel has no nftables.
+                    if number:
+                        return [], False
+                else:
+                    body = data[place + 20 : place + length]
+                    answers.append((data[place + 16], attributes(body)))
             place += (length + 3) & ~3
 
 
 def generation() -> int:
     """A number that grows with every change of anybody's rules; negative without nftables."""
-    message = struct.pack("=IHHIIBBH", 20, NFNL_SUBSYS_NFTABLES << 8 | GETGEN, 1, 1, 0, 0, 0, 0)
+    number = next(_numbers) & 0xFFFFFFFF
+    kind = NFNL_SUBSYS_NFTABLES << 8 | GETGEN
+    message = struct.pack("=IHHIIBBH", 20, kind, NLM_F_REQUEST, number, 0, 0, 0, 0)
     with _socket() as sock:
         sock.send(message)
         answer = sock.recv(1 << 16)
+        while struct.unpack_from("=I", answer, 8)[0] != number:
+            answer = sock.recv(1 << 16)
     if struct.unpack_from("=H", answer, 4)[0] == NLMSG_ERROR:
         if struct.unpack_from("=i", answer, 16)[0] == -errno.EPERM:
             raise FirewallError(
@@ -138,41 +151,38 @@ def transact(messages: Sequence[Message]) -> int:
         for one in messages
     ]
     parts.append((BATCH_END, NLM_F_REQUEST, mark))
-    batch = b"".join(
-        struct.pack("=IHHII", 16 + len(payload), kind, flags, number, 0) + payload
-        for number, (kind, flags, payload) in enumerate(parts)
-    )
+    packed, waiting = [], set()
+    for kind, flags, payload in parts:
+        number = next(_numbers) & 0xFFFFFFFF
+        waiting.add(number)
+        packed.append(struct.pack("=IHHII", 16 + len(payload), kind, flags, number, 0) + payload)
     try:
         with _socket() as sock:
-            _deliver(sock, batch, len(messages))
-    except _RefusedError as refused:
-        return refused.number
+            _deliver(sock, b"".join(packed), waiting)
+    except OSError as error:
+        return error.errno or errno.EIO
     return 0
 
 
-class _RefusedError(Exception):
-    """The first error of a transaction; what else is to come is not read."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-def _deliver(sock: socket.socket, batch: bytes, waiting: int) -> None:
-    for option in (SO_SNDBUFFORCE, SO_RCVBUFFORCE) if len(batch) > USUAL else ():
-        with contextlib.suppress(PermissionError):  # in a user namespace
-            sock.setsockopt(socket.SOL_SOCKET, option, 4 * len(batch))
+def _deliver(sock: socket.socket, batch: bytes, waiting: set[int]) -> None:
+    """Send it, and read an answer to each of `waiting` but to its two marks, which are answered only where
+    something is wrong. Raises OSError."""
+    if len(batch) > USUAL:
+        for forced, asked in FORCED:
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, forced, 4 * len(batch))
+            except PermissionError:  # in a user namespace
+                sock.setsockopt(socket.SOL_SOCKET, asked, 4 * len(batch))
     sock.send(batch)
-    while waiting:
+    while len(waiting) > MARKS:
         data = sock.recv(1 << 16)
         place = 0
         while place + 20 <= len(data):
-            length, kind = struct.unpack_from("=IH", data, place)
-            if kind == NLMSG_ERROR:
-                number = -int(struct.unpack_from("=i", data, place + 16)[0])
-                if number:
-                    raise _RefusedError(number)
-                waiting -= 1
+            length, kind, _, sequence, _, code = struct.unpack_from("=IHHIIi", data, place)
+            if kind == NLMSG_ERROR and sequence in waiting:
+                if code:
+                    raise OSError(-code, os.strerror(-code))
+                waiting.remove(sequence)
             place += (length + 3) & ~3
 
 

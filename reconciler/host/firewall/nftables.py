@@ -1,5 +1,6 @@
 """The nftables backend: the table `inet runcnet` and, for what members of bridges send from, `bridge
-runcnet`, changed by the nft program in one transaction.
+runcnet`, changed by the nft program in one transaction, or, where it is about a few elements of the latter,
+by netlink (`elements.py`).
 
 What stands is read in two ways: chains, rules and declarations by `nft -j -t`, which does not list
 elements; those by netlink, which is fifty times as quick as the program where they are thousands.
@@ -83,10 +84,10 @@ class Nftables:
 
     def admit(self, policy: Policy, senders: tuple[Sender, ...]) -> None:
         """Add elements; see `Backend`. What they take the place of goes with the next whole look."""
-        if not present(nfnl.BRIDGE):
+        if not elements.ready():
             self.replace(policy)
             return
-        _change("admit addresses", add=nftbridge.elements(senders), remove={})
+        elements.change("admit addresses", add=nftbridge.elements(senders), remove={})
 
     def strike(self, before: Iterable[Sender], now: Iterable[Sender]) -> None:
         """Take elements of these away but for what they have now, whatever the policy is. Raises
@@ -96,10 +97,10 @@ class Nftables:
             name: {key: one for key, one in found.items() if key not in stays[name]}
             for name, found in nftbridge.elements(before).items()
         }
-        if not any(gone.values()) or not present(nfnl.BRIDGE):
+        if not any(gone.values()) or not elements.ready():
             return
         # What is not there cannot be taken away, and what is there can be added.
-        _change("dismiss addresses", add=gone, remove=gone)
+        elements.change("dismiss addresses", add=gone, remove=gone)
 
     def dismiss(self, senders: tuple[Sender, ...]) -> None:
         """Take elements away; see `Backend`."""
@@ -144,10 +145,6 @@ class Nftables:
             self._want = nft.wanted(policy, have=have, bridged=bridged)
             self._asked = (policy, bridged)
         return self._want
-
-
-def _change(action: str, *, add: elements.Changed, remove: elements.Changed) -> None:
-    elements.change(action, NAME, nfnl.BRIDGE, nftbridge.SHAPES, add=add, remove=remove)
 
 
 def _removable() -> list[int]:
