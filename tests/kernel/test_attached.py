@@ -317,6 +317,7 @@ def hostile(host: PrivateHost, guest: Guest) -> Iterator[tuple[list[str], str]]:
         ["a"],
     ):
         yield flags, state(id=name)
+    yield [*flags, "--ip-file"], state(bundle="/run/a\0b")
     for stage in (
         ["start"],
         ["createRuntime", "--ip-file=../x"],
