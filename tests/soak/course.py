@@ -68,6 +68,7 @@ class Course:
         self.served = Served(host)
         self.guests = Guests(host, self.rng, self.editor.declared)
         self.inhabitants: list[subprocess.Popen[bytes]] = []
+        self.anchor: subprocess.Popen[bytes] | None = None
         self.running = True
         """Whether a daemon is meant to run."""
         self.lost: set[str] = set()
@@ -100,7 +101,8 @@ class Course:
         finally:
             self.served.close()
             self.guests.close()
-            for child in self.inhabitants:
+            anchor = [self.anchor] if self.anchor else []
+            for child in [*self.inhabitants, *anchor]:
                 child.kill()
                 child.wait(10)
 
@@ -112,8 +114,8 @@ class Course:
         self.served.wait_until_it_watches()
         self.host.sh(FOREIGN_INSIDE)
         self._live_in(ANCHOR)
-        self.anchor = self.inhabitants.pop()
-        wait_for(lambda: self._space(self.anchor.pid) == self._inode(ANCHOR), what="the anchor")
+        anchor = self.anchor = self.inhabitants.pop()
+        wait_for(lambda: self._space(anchor.pid) == self._inode(ANCHOR), what="the anchor")
         self.theirs = foreign(self.host)
         self._quiet()
 
@@ -347,6 +349,7 @@ class Course:
         if weight.children:
             findings.append(f"children: {weight.children}")
         with contextlib.suppress(ProcessLookupError):
+            assert self.anchor is not None  # `_begin` has put it there
             known = {self.anchor.pid, self.served.child.pid if self.served.child else 0}
             left = set(self.host._inhabitants()) - known
             findings += [f"a process is left: {pid}" for pid in left]
