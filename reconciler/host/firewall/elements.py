@@ -37,7 +37,8 @@ def ready() -> bool:
     for name, shape in SHAPES.items():
         if found.get(name) != _declared(shape):
             raise FirewallError(
-                f"firewall: the set {name} of the table {NAME} is not as it is declared here"
+                f"firewall: the set {name} of the table {NAME} is not as it is declared here "
+                "(runcnet-reconcile --once makes it anew)"
             )
     return True
 
