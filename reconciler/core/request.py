@@ -60,7 +60,10 @@ def request(
     if attaching and not 0 < found.pid < 1 << 31:
         raise RuncnetError(f"{found.id}: the state's pid {found.pid} is no process")
     if "\0" in found.bundle:
-        raise RuncnetError(f"{found.id}: the state's bundle is no path")
+        raise RuncnetError(
+            f"{found.id}: the state's bundle is no path: it holds a NUL (the runtime names the folder "
+            "of the container's config.json there)"
+        )
     return Request(
         stage=stage,
         name=found.id,

@@ -31,6 +31,7 @@ stays = [s for s in {s.link: s for s in first + second}.values() if s not in gon
 wanted = nftbridge.elements(stays)
 assert read == wanted, (read, wanted)
 """
+BARE = PROGRAM.replace("backend.replace(Policy(senders=first))\n", "").partition("read =")[0]
 HANDED = [["a", "rnaaaaaaaaaaaaa", ["10.0.0.2", "fd00::2", "fe80::1"]], ["b", "veth-b", []]]
 
 
@@ -60,6 +61,14 @@ def test_what_is_there_may_be_added_and_what_is_not_taken_away(bare: PrivateHost
     assert listed(bare, "checked") == ['"rnaaaaaaaaaaaaa" comment "runcnet:n/a"']
 
 
+def test_nobody_runs_nft_for_a_few_elements(bare: PrivateHost) -> None:
+    run(bare, HANDED[:1], [], [])
+    code = BARE.replace("for step,", "import os; os.environ['PATH'] = '/nowhere'\nfor step,")
+    done = bare.run(sys.executable, "-c", code, stdin=json.dumps([[], HANDED[1:], HANDED[:1]]))
+    assert done.out == ""
+    assert listed(bare, "checked") == ['"veth-b" comment "runcnet:n/b"']
+
+
 @pytest.mark.parametrize("count", [127, 128, 129, 2000])
 def test_many_at_once(bare: PrivateHost, count: int) -> None:
     long = "c" * 64
@@ -77,7 +86,6 @@ OTHERWISE = {
     "it forgets": "delete set bridge runcnet addresses6; "
     "add set bridge runcnet addresses6 { type ifname . ipv6_addr; timeout 1h; }",
 }
-BARE = PROGRAM.replace("backend.replace(Policy(senders=first))\n", "").partition("read =")[0]
 
 
 @pytest.mark.parametrize("how", OTHERWISE)
@@ -113,7 +121,10 @@ for _ in range(3):
 """
     )
     done = bare.run(sys.executable, "-c", code, stdin=json.dumps([HANDED, [], []]))
-    said = "firewall: dismiss addresses: ENOENT: No such file or directory\n"
+    said = (
+        "firewall: dismiss addresses of bridge runcnet: ENOENT: No such file or directory "
+        "(runcnet-reconcile --once looks at the whole table)\n"
+    )
     assert done.out == said * 3
 
 
@@ -138,6 +149,6 @@ elements.change("take", add={}, remove=nftbridge.elements(senders(json.loads(sys
         text=True, capture_output=True, check=False,
     )  # fmt: skip
     if refused:
-        assert "FirewallError: firewall: take: " in done.stderr, done.stderr
+        assert "FirewallError: firewall: take of bridge runcnet: " in done.stderr, done.stderr
     else:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -71,7 +71,10 @@ def change(action: str, *, add: Elements, remove: Elements) -> None:
     number = nfnl.transact(messages) if messages else 0
     if number:
         name = errno.errorcode.get(number, str(number))
-        raise FirewallError(f"firewall: {action}: {name}: {os.strerror(number)}")
+        raise FirewallError(
+            f"firewall: {action} of {NAME}: {name}: {os.strerror(number)} "
+            "(runcnet-reconcile --once looks at the whole table)"
+        )
 
 
 def _messages(kind: int, flags: int, changed: Elements) -> Iterator[nfnl.Message]:
